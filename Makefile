@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+# Everything that is installed or built goes to $(CACHE), keyed by the content of what describes it; never into the clone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+CACHE := $(or $(APPLIANCE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/appliance)
+PYTHON_SYSTEM := /usr/bin/python3.11
+VENV := $(CACHE)/venv-$(shell cat requirements/dev.txt tests/apt-packages.txt | sha256sum | cut -c1-16)
+PY := $(VENV)/bin/python
+export PYTHONDONTWRITEBYTECODE := 1
+export APPLIANCE_CACHE := $(CACHE)
+
+.PHONY: help setup packages venv python check fix test lab-world lab-up lab-down lab drills bench demo clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: packages venv ## install what check and test need (Debian packages as root, Python packages in the cache)
+
+packages:
+	@missing=$$(dpkg-query -W -f='$${Package} $${Status}\n' 2>/dev/null | awk '$$NF=="installed"{print $$1}' | sort | comm -13 - <(sort -u tests/apt-packages.txt)); \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" != 0 ]; then echo "make: these Debian packages are missing, install them as root: $$missing" >&2; exit 1; fi; \
+	  apt-get update -q -y && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+venv: $(VENV)/.done
+
+$(VENV)/.done:
+	@mkdir -p $(CACHE)
+	@exec 9>$(VENV).lock; flock 9; if [ ! -e $@ ]; then rm -rf $(VENV); $(PYTHON_SYSTEM) -m venv $(VENV); \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt; touch $@; fi
+
+python: venv
+	@echo $(PY)
+
+check: venv ## format, lint, types, import contracts, playbooks, charts, generated files
+	@$(PY) -m ruff format --check . && $(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+	@PY=$(PY) VENV=$(VENV) bash tests/check.sh
+
+fix: venv ## format and mend what can be mended by itself
+	@$(PY) -m ruff check --fix-only -q . ; $(PY) -m ruff format .
+
+test: venv ## no cluster, no network; passes as an unprivileged user
+	@$(PY) -m pytest -n 2 -q
+
+clean: ## remove what the targets made in this clone (the cache stays)
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} + ; rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""Canonical JSON documents: one byte string per record, and back.
+
+Rules (docs/bundle-format.md section 2):
+
+* RFC 8785 form: keys sorted, no white space, no floats. A document that does not re-encode to the same bytes is refused,
+  so duplicate keys, odd escapes and unknown fields cannot hide.
+* Every document has `format: <name>/<major>`. Another major is "made by a newer appliance".
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeVar
+
+import msgspec
+
+from appliance.errors import FormatError
+
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+"""Larger documents are refused unread: contents of 1 TB in 64 MiB chunks are about 1.3 MB."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of every record inside a document: frozen, keyword-only, unknown fields refused."""
+
+
+class Document(Record, frozen=True, kw_only=True):
+    """Base of every document: names its `FORMAT` and carries it as its first field."""
+
+    FORMAT: ClassVar[str]
+
+    format: str
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def encode(document: Record) -> bytes:
+    """Return the RFC 8785 bytes of `document` (integers, ASCII keys; no floats by construction)."""
+    return msgspec.json.encode(document, order="sorted")
+
+
+class _Head(msgspec.Struct, frozen=True):
+    format: str
+
+
+def check_format(data: bytes, expected: str, *, what: str) -> None:
+    """Check that the `format` field of `data` is `expected`.
+
+    Raises:
+        FormatError: not JSON, no `format`, another name, or an unknown major version.
+    """
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise FormatError(f"{what}: {len(data)} bytes is more than a document may have ({MAX_DOCUMENT_BYTES})")
+    try:
+        found = msgspec.json.decode(data, type=_Head).format
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise FormatError(f"{what}: not a document: {error}", hint="fetch or carry it again") from error
+    if found == expected:
+        return
+    name, _, _ = expected.partition("/")
+    if found.partition("/")[0] == name:
+        raise FormatError(
+            f"{what}: format {found!r} is made by a newer appliance; this one reads {expected!r}",
+            hint="carry the installer of that release and verify it as its paper sheet says",
+        )
+    raise FormatError(f"{what}: expected format {expected!r}, got {found!r}", hint="check which file was given")
+
+
+def decode(data: bytes, kind: type[DocumentT], *, what: str) -> DocumentT:
+    """Return the `kind` that `data` is the canonical form of; `what` names it in errors.
+
+    Raises:
+        FormatError: malformed, not canonical, of another kind, or made by a newer appliance.
+    """
+    check_format(data, kind.FORMAT, what=what)
+    try:
+        document = msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise FormatError(f"{what}: {error}", hint="fetch or carry it again") from error
+    if encode(document) != data:
+        raise FormatError(f"{what}: not in canonical form (RFC 8785)", hint="fetch or carry it again")
+    return document

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command `appliance`: its groups, and the boundary where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+from typer._click import core as click_core
+from typer._click import exceptions as click_exceptions
+from typer.core import TyperGroup
+
+import appliance
+from appliance.errors import ApplianceError
+
+BUG = 1
+
+
+def report(error: ApplianceError) -> None:
+    """Print `error` and its hint to stderr, a line each."""
+    print(f"appliance: error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"appliance: hint: {error.hint}", file=sys.stderr)
+
+
+class BoundaryGroup(TyperGroup):
+    """The one place of the command line where every exception ends."""
+
+    def invoke(self, ctx: click_core.Context) -> object:
+        """Run the command; expected errors become two lines and an exit code, anything else a traceback and 1."""
+        try:
+            return super().invoke(ctx)
+        except ApplianceError as error:
+            report(error)
+            raise typer.Exit(error.exit_code) from error
+        except (click_exceptions.Exit, click_exceptions.ClickException, click_exceptions.Abort):
+            raise
+        except BrokenPipeError as error:
+            raise typer.Exit(0) from error
+        except KeyboardInterrupt as error:
+            print("appliance: stopped; run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from error
+        except Exception as error:
+            traceback.print_exc()
+            print("appliance: error: this is a bug in appliance, not something you did", file=sys.stderr)
+            print("appliance: hint: report the lines above, without secrets, as SECURITY.md and CONTRIBUTING.md say", file=sys.stderr)
+            raise typer.Exit(BUG) from error
+
+
+app = typer.Typer(
+    cls=BoundaryGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Signed offline bundles of models, images and charts: made here, carried over, installed as a cluster there.",
+    epilog="Exit codes: 2 usage, 3 refused by verification, 4 malformed, 5 machine unfit, 6 outside tool failed, 1 a bug.",
+)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
+    if value:
+        print(f"appliance {appliance.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """Signed offline bundles of models, images and charts: made here, carried over, installed as a cluster there."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+# The part of `make check` that is not Python's own: playbooks, charts, generated files. PY and VENV are set by make.
+set -euo pipefail
+: "${PY:?}" "${VENV:?}"
