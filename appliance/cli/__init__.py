@@ -1,21 +1,34 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command `appliance`: its groups, and the boundary where errors become exit codes."""
+"""The command `appliance`: its groups, loaded when asked for, and the boundary where errors become exit codes.
+
+A group lives in `appliance/cli/<group>.py` as `app = typer.Typer(...)`; only the group that is used is imported, so
+`bundle verify` never loads Ansible or a cluster client.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 
 import typer
 from typer._click import core as click_core
 from typer._click import exceptions as click_exceptions
+from typer._click.formatting import HelpFormatter
 from typer.core import TyperGroup
 
 import appliance
 from appliance.errors import ApplianceError
 
 BUG = 1
+GROUPS = {
+    "keys": "make, show, add and use the keys of a publication",
+    "bundle": "lock, create, inspect, verify and compare signed bundles",
+    "media": "write a bundle to sticks or discs, read it back from them",
+    "store": "list and verify what this site holds",
+    "site": "from bare machines to a cluster, and back",
+}
 
 
 def report(error: ApplianceError) -> None:
@@ -28,6 +41,24 @@ def report(error: ApplianceError) -> None:
 class BoundaryGroup(TyperGroup):
     """The one place of the command line where every exception ends."""
 
+    def list_commands(self, ctx: click_core.Context) -> list[str]:
+        """Return the groups in the order a person meets them."""
+        return [*GROUPS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click_core.Context, cmd_name: str) -> click_core.Command | None:
+        """Return the group `cmd_name`, importing its module only now."""
+        if cmd_name not in GROUPS:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"appliance.cli.{cmd_name}")
+        group = typer.main.get_command(module.app)
+        group.name = cmd_name
+        return group
+
+    def format_commands(self, ctx: click_core.Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - the base's signature
+        """Write the list of groups without importing them."""
+        with formatter.section("Groups"):
+            formatter.write_dl(list(GROUPS.items()))
+
     def invoke(self, ctx: click_core.Context) -> object:
         """Run the command; expected errors become two lines and an exit code, anything else a traceback and 1."""
         try:
@@ -35,7 +66,7 @@ class BoundaryGroup(TyperGroup):
         except ApplianceError as error:
             report(error)
             raise typer.Exit(error.exit_code) from error
-        except (click_exceptions.Exit, click_exceptions.ClickException, click_exceptions.Abort):
+        except (typer.Exit, typer.Abort, click_exceptions.ClickException):
             raise
         except BrokenPipeError as error:
             raise typer.Exit(0) from error
@@ -45,7 +76,7 @@ class BoundaryGroup(TyperGroup):
         except Exception as error:
             traceback.print_exc()
             print("appliance: error: this is a bug in appliance, not something you did", file=sys.stderr)
-            print("appliance: hint: report the lines above, without secrets, as SECURITY.md and CONTRIBUTING.md say", file=sys.stderr)
+            print("appliance: hint: report the lines above, without secrets; SECURITY.md says where", file=sys.stderr)
             raise typer.Exit(BUG) from error
 
 
@@ -56,7 +87,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Signed offline bundles of models, images and charts: made here, carried over, installed as a cluster there.",
     epilog="Exit codes: 2 usage, 3 refused by verification, 4 malformed, 5 machine unfit, 6 outside tool failed, 1 a bug.",
 )
 
