@@ -14,7 +14,8 @@ PY := $(VENV)/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 export APPLIANCE_CACHE := $(CACHE)
 
-.PHONY: help setup packages venv python check fix test lab-world lab-up lab-down lab drills bench demo clean
+
+.PHONY: help setup packages venv python check fix test test-sealed lab-world lab-up lab-down lab drills bench demo clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +50,9 @@ fix: venv ## format and mend what can be mended by itself
 
 test: venv ## no cluster, no network; passes as an unprivileged user
 	@$(PY) -m pytest -n 2 -q
+
+test-sealed: venv ## make test as nobody in a network namespace with only lo (as root)
+	@bash tests/sealed.sh $(VENV)
 
 clean: ## remove what the targets made in this clone (the cache stays)
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} + ; rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
