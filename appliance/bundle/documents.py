@@ -11,11 +11,21 @@ Rules (docs/bundle-format.md section 2):
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
 
+from appliance.digests import Digest
 from appliance.errors import FormatError
+
+MAX_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact (RFC 8785 section 3.2.2.3)."""
+
+Sha256 = Annotated[Digest, msgspec.Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
+"""A digest, checked while a document is decoded (`max_length` because `$` also matches before a last newline)."""
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+"""A number of bytes, an offset or a count."""
 
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 """Larger documents are refused unread: contents of 1 TB in 64 MiB chunks are about 1.3 MB."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from appliance.bundle.documents import Document, Record
-from appliance.digests import Digest
+from appliance.bundle.documents import Document, Record, Sha256, Size
 
 
 class LockedBlob(Record, frozen=True, kw_only=True):
     """One blob to fetch: `media_type` as its parent document states it."""
 
-    digest: Digest
-    size: int
+    digest: Sha256
+    size: Size
     media_type: str
 
 
@@ -26,9 +25,9 @@ class LockedImage(Record, frozen=True, kw_only=True):
     """An image resolved for one platform. `blobs`: index, manifest, config and layers, in that order."""
 
     reference: str
-    index: Digest
-    manifest: Digest
-    config: Digest
+    index: Sha256
+    manifest: Sha256
+    config: Sha256
     blobs: tuple[LockedBlob, ...]
 
 
@@ -40,17 +39,17 @@ class LockedChart(Record, frozen=True, kw_only=True):
     path: str
     namespace: str
     values: str
-    payload: Digest
-    size: int
+    payload: Sha256
+    size: Size
 
 
 class LockedModelFile(Record, frozen=True, kw_only=True):
     """One file of a model, by its POSIX path inside the folder."""
 
     path: str
-    digest: Digest
-    size: int
-    chunks: tuple[Digest, ...] = ()
+    digest: Sha256
+    size: Size
+    chunks: tuple[Sha256, ...] = ()
 
 
 class LockedModel(Record, frozen=True, kw_only=True):
@@ -69,8 +68,8 @@ class LockedFile(Record, frozen=True, kw_only=True):
     name: str
     version: str
     url: str
-    digest: Digest
-    size: int
+    digest: Sha256
+    size: Size
     license: str = ""
 
 
@@ -81,8 +80,8 @@ class LockedPackage(Record, frozen=True, kw_only=True):
     version: str
     architecture: str
     url_path: str
-    digest: Digest
-    size: int
+    digest: Sha256
+    size: Size
     wanted: bool = False
     """Named in the profile, not only drawn in as a dependency."""
 
@@ -99,7 +98,7 @@ class Lock(Document, frozen=True, kw_only=True):
 
     FORMAT: ClassVar[str] = "lock/1"
 
-    profile: Digest
+    profile: Sha256
     name: str
     version: str
     platform: str

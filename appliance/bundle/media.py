@@ -25,8 +25,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from appliance.bundle.documents import Document, Record
-from appliance.digests import Digest
+from appliance.bundle.documents import Document, Record, Sha256, Size
 
 PART_MAGIC = b"APLPART1"
 END_MAGIC = b"APLPEND1"
@@ -40,17 +39,17 @@ class MetadataEntry(Record, frozen=True, kw_only=True):
     """One file below `metadata/`: relative POSIX path, offset in the part, size, digest."""
 
     path: str
-    offset: int
-    size: int
-    digest: Digest
+    offset: Size
+    size: Size
+    digest: Sha256
 
 
 class ChunkEntry(Record, frozen=True, kw_only=True):
     """One whole chunk in this part: its digest, offset in the part and size in bytes."""
 
-    digest: Digest
-    offset: int
-    size: int
+    digest: Sha256
+    offset: Size
+    size: Size
 
 
 class PartTable(Document, frozen=True, kw_only=True):
@@ -58,11 +57,11 @@ class PartTable(Document, frozen=True, kw_only=True):
 
     FORMAT: ClassVar[str] = "part/1"
 
-    set: Digest
+    set: Sha256
     name: str
     version: str
     platform: str
-    index: int
-    count: int
+    index: Size
+    count: Size
     metadata: tuple[MetadataEntry, ...]
     chunks: tuple[ChunkEntry, ...]

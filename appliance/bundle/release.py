@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from appliance.bundle.documents import Document, Record
-from appliance.digests import Digest
+from appliance.bundle.documents import Document, Record, Sha256
 
 
 class ChartRelease(Record, frozen=True, kw_only=True):
@@ -31,7 +30,7 @@ class Release(Document, frozen=True, kw_only=True):
     name: str
     line: str
     version: str
-    lock: Digest
+    lock: Sha256
     platform: str
     kubernetes: str
     charts: tuple[ChartRelease, ...]
