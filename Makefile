@@ -9,13 +9,14 @@ SHELL := /bin/bash
 
 CACHE := $(or $(APPLIANCE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/appliance)
 PYTHON_SYSTEM := /usr/bin/python3.11
-VENV := $(CACHE)/venv-$(shell cat requirements/dev.txt tests/apt-packages.txt | sha256sum | cut -c1-16)
+VENV := $(CACHE)/venv-$(shell cat requirements/dev.txt | sha256sum | cut -c1-16)
 PY := $(VENV)/bin/python
+APT_LISTS := tests/apt-packages.txt
 export PYTHONDONTWRITEBYTECODE := 1
 export APPLIANCE_CACHE := $(CACHE)
 
 
-.PHONY: help setup packages venv python check fix test test-sealed lab-world lab-up lab-down lab drills bench demo clean
+.PHONY: help setup packages venv python check fix test test-sealed lab-world lab-packages lab-up lab-down lab-shell lab drills bench demo clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +24,7 @@ help: ## this list
 setup: packages venv ## install what check and test need (Debian packages as root, Python packages in the cache)
 
 packages:
-	@missing=$$(dpkg-query -W -f='$${Package} $${Status}\n' 2>/dev/null | awk '$$NF=="installed"{print $$1}' | sort | comm -13 - <(sort -u tests/apt-packages.txt)); \
+	@missing=$$(dpkg-query -W -f='$${Package} $${Status}\n' 2>/dev/null | awk '$$NF=="installed"{print $$1}' | sort | comm -13 - <(sort -u $(APT_LISTS))); \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" != 0 ]; then echo "make: these Debian packages are missing, install them as root: $$missing" >&2; exit 1; fi; \
 	  apt-get update -q -y && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
@@ -53,6 +54,33 @@ test: venv ## no cluster, no network; passes as an unprivileged user
 
 test-sealed: venv ## make test as nobody in a network namespace with only lo (as root)
 	@bash tests/sealed.sh $(VENV)
+
+lab-packages:
+	@$(MAKE) -s packages APT_LISTS="tests/apt-packages.txt tests/lab/packages.txt"
+
+lab-world: venv lab-packages ## compile what a connected machine would fetch (about 13 minutes once, then cached)
+	@$(PY) -m tests.lab.world build
+
+lab-up: venv lab-packages ## three bare machines in a namespace without an uplink (LAB_NAME names it)
+	@$(PY) -m tests.lab up
+
+lab-down: venv ## remove every lab, however it was left
+	@$(PY) -m tests.lab down --all
+
+lab-shell: venv ## a shell on the depot of the demo
+	@$(PY) -m tests.lab exec --name demo bastion bash -l
+
+lab: venv lab-packages ## the tests that need root, machines and a cluster
+	@$(PY) -m pytest -q tests/lab_suite
+
+drills: venv lab-packages ## kill, flip, fill and skew, at length
+	@$(PY) -m pytest -q tests/drills
+
+bench: venv ## the ratios of docs/benchmarks.md
+	@$(PY) -m benchmarks
+
+demo: setup lab-packages ## from nothing to a cluster that is Ready with the model in place
+	@$(PY) -m tests.lab.demo
 
 clean: ## remove what the targets made in this clone (the cache stays)
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} + ; rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
