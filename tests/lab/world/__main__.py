@@ -53,7 +53,9 @@ def _serve(directory: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with upstream(directory.resolve()) as up:
-        print(f"registry {up.registry}\nprotected {up.protected_registry}\nfiles {up.files}\nmirrors {up.mirrors}", flush=True)
+        for host, address in up.registries.items():
+            print(f"{host} at {address}")
+        print(f"files at {up.files}\nmirrors {up.mirrors}\ndocker configuration {up.docker_config}", flush=True)
         stop.wait()
 
 

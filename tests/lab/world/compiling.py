@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -42,7 +41,7 @@ def _compile(recipe: Recipe, folder: Path) -> None:
     go, version = find_go()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out:
-        _run([go, "build", *_flags(recipe), "-o", f"{out}/", *(package for _, package in recipe.commands)], recipe)
+        peak = _run([go, "build", *_flags(recipe), "-o", f"{out}/", *(package for _, package in recipe.commands)], recipe)
         for name, package in recipe.commands:
             target = folder / "bin" / name
             target.parent.mkdir(exist_ok=True)
@@ -51,7 +50,7 @@ def _compile(recipe: Recipe, folder: Path) -> None:
     made = {
         "go": version,
         "seconds": round(time.monotonic() - began, 1),
-        "largest_process_kib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        "largest_process_kib": peak,
         "sha256": {name: cache.sha256(folder / "bin" / name) for name, _ in recipe.commands},
     }
     (folder / "made.json").write_text(json.dumps(made, indent=1) + "\n")
@@ -101,14 +100,15 @@ def _environment(recipe: Recipe | None = None) -> dict[str, str]:
     return os.environ | fixed
 
 
-def _run(command: list[str], recipe: Recipe) -> None:
-    """Run Go at low priority in its own process group, and take the whole group down when interrupted."""
+def _run(command: list[str], recipe: Recipe) -> int:
+    """Run Go at low priority in its own process group, which ends when this is interrupted; gives its largest process in KiB."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             ["nice", "-n", "5", *command], cwd=recipe.folder, env=_environment(recipe), stdout=log, stderr=log, start_new_session=True
         )
         try:
-            code = process.wait()
+            _, status, usage = os.wait4(process.pid, 0)
+            code = process.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
@@ -121,6 +121,7 @@ def _run(command: list[str], recipe: Recipe) -> None:
                 step=f"compile {recipe.name}",
                 hint="Run the same command again: packages already compiled are kept.",
             )
+    return usage.ru_maxrss
 
 
 def _copy_licence(go: str, recipe: Recipe, folder: Path) -> None:

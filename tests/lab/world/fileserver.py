@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+from tests.lab.world import tokens
 from tests.lab.world.releases import ReleaseFile
 from tests.lab.world.tls import Certificates
 
@@ -35,11 +36,13 @@ def tree(released: tuple[ReleaseFile, ...]) -> dict[str, Path]:
 
 @contextmanager
 def serving(paths: Mapping[str, Path], log: Path, certificates: Certificates) -> Iterator[str]:
-    """Serve `paths` on a free loopback port; gives `https://127.0.0.1:PORT`. Each request is a line of `log`."""
+    """Serve `paths` and the realm of tokens on a free loopback port; gives `https://127.0.0.1:PORT`. Each request is a line of `log`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate, certificates.key)
     with log.open("a", buffering=1) as stream:
-        handler = type("Handler", (_Handler,), {"paths": dict(paths), "write_line": staticmethod(stream.write)})
+        handler = type(
+            "Handler", (_Handler,), {"paths": dict(paths), "certificates": certificates, "write_line": staticmethod(stream.write)}
+        )
         server = _Server(("127.0.0.1", 0), handler)
         # the handshake belongs to the connection's own thread: a silent client must not stop the others
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -64,7 +67,8 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
-    paths: ClassVar[Mapping[str, Path]] = {}
+    paths: ClassVar[Mapping[str, Path]]
+    certificates: ClassVar[Certificates]
 
     @staticmethod
     def write_line(line: str) -> object:
@@ -81,7 +85,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.write_line(f"{format % args}\n")
 
     def _answer(self, *, with_body: bool) -> None:
-        _, host, rest = (self.path.partition("?")[0] + "//").split("/", 2)
+        asked, _, query = self.path.partition("?")
+        if asked == tokens.PATH:
+            body = tokens.answer(query, self.certificates)
+            self._head(HTTPStatus.OK, len(body), Content_Type="application/json")
+            self.wfile.write(body if with_body else b"")
+            return
+        _, host, rest = (asked + "//").split("/", 2)
         rest = rest.rstrip("/")
         if host in REDIRECTED and f"/{host}/{rest}" in self.paths:
             self._head(HTTPStatus.FOUND, 0, Location=f"/{REDIRECTED[host]}/{rest}")
@@ -114,7 +124,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _head(self, status: HTTPStatus, length: int, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(length))
-        self.send_header("Content-Type", "application/octet-stream")
-        for name, value in headers.items():
+        for name, value in ({"Content_Type": "application/octet-stream"} | headers).items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,14 +65,21 @@ def _link(folder: Path, digest: str) -> None:
     path.write_text(digest)
 
 
+def password(folder: Path) -> dict[str, object]:
+    """The `auth` part of a registry that only USER with PASSWORD may use; its file goes into `folder`."""
+    htpasswd = folder / "htpasswd"
+    htpasswd.write_text(_HTPASSWD)
+    return {"htpasswd": {"realm": "lab", "path": str(htpasswd)}}
+
+
 @contextmanager
-def serving(binary: Path, folder: Path, certificates: Certificates, *, password: bool) -> Iterator[Registry]:
-    """Run a registry over `folder/data` on a free loopback port; with `password`, only for USER and PASSWORD.
+def serving(binary: Path, folder: Path, certificates: Certificates, auth: Mapping[str, object] | None = None) -> Iterator[Registry]:
+    """Run a registry over `folder/data` on a free loopback port; `auth` is that part of distribution's configuration.
 
     Raises:
         ToolError: it did not come up; its log's end is in the message.
     """
-    process, address = _start(binary, folder, certificates, password=password)
+    process, address = _start(binary, folder, certificates, auth)
     try:
         yield Registry(address=address, folder=folder, pid=process.pid)
     finally:
@@ -84,12 +91,14 @@ def serving(binary: Path, folder: Path, certificates: Certificates, *, password:
             process.wait()
 
 
-def _start(binary: Path, folder: Path, certificates: Certificates, *, password: bool) -> tuple[subprocess.Popen[bytes], str]:
+def _start(
+    binary: Path, folder: Path, certificates: Certificates, auth: Mapping[str, object] | None
+) -> tuple[subprocess.Popen[bytes], str]:
     log = folder / "registry.log"
     for _ in range(_PORTS_TRIED):
         address = f"127.0.0.1:{_free_port()}"
         config = folder / "config.yml"
-        config.write_text(json.dumps(_settings(folder, address, certificates, password=password), indent=1))
+        config.write_text(json.dumps(_settings(folder, address, certificates, auth), indent=1))
         with log.open("wb") as stream:
             command = ["setpriv", "--pdeathsig", "TERM", str(binary), "serve", str(config)]
             process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | {"OTEL_TRACES_EXPORTER": "none"})
@@ -104,7 +113,7 @@ def _start(binary: Path, folder: Path, certificates: Certificates, *, password: 
     raise ToolError(f"the registry did not answer within {_UP_WITHIN:.0f} s: {tail}", step="start the registry", hint=f"Read {log}.")
 
 
-def _settings(folder: Path, address: str, certificates: Certificates, *, password: bool) -> dict[str, object]:
+def _settings(folder: Path, address: str, certificates: Certificates, auth: Mapping[str, object] | None) -> dict[str, object]:
     """distribution's configuration; JSON is YAML."""
     settings: dict[str, object] = {
         "version": 0.1,
@@ -112,11 +121,7 @@ def _settings(folder: Path, address: str, certificates: Certificates, *, passwor
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "maintenance": {"readonly": {"enabled": True}}},
         "http": {"addr": address, "tls": {"certificate": str(certificates.certificate), "key": str(certificates.key)}},
     }
-    if password:
-        htpasswd = folder / "htpasswd"
-        htpasswd.write_text(_HTPASSWD)
-        settings["auth"] = {"htpasswd": {"realm": "lab", "path": str(htpasswd)}}
-    return settings
+    return settings | {"auth": auth} if auth else settings
 
 
 def _free_port() -> int:

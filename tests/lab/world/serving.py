@@ -7,15 +7,18 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.world import fileserver, registry
+from tests.lab.world import fileserver, registry, tokens
 from tests.lab.world.building import World, build
 from tests.lab.world.images import PROTECTED
-from tests.lab.world.tls import issue
+from tests.lab.world.tls import Certificates, issue
+
+TOKEN_HOST = tokens.SERVICE
+PASSWORD_HOST = PROTECTED.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +27,9 @@ class Upstream:
 
     directory: Path
     world: World
-    registry: str
-    """`127.0.0.1:PORT`; repositories are called `<upstream host>/<name>`."""
-    protected_registry: str
-    """The same for nvcr.io, which wants the password of `docker_config`."""
+    registries: Mapping[str, str]
+    """For each upstream host the `127.0.0.1:PORT` it is served at; repositories are called `<upstream host>/<name>`.
+    As upstream: registry.k8s.io is open, ghcr.io wants a bearer token anybody gets, nvcr.io the password of `docker_config`."""
     files: str
     """`https://127.0.0.1:PORT`; paths are `/<upstream host>/<path>`."""
     ca: Path
@@ -36,6 +38,11 @@ class Upstream:
     """`mirrors.toml`, format `mirrors/1`."""
     docker_config: Path
     """A docker `config.json`; its folder does as `DOCKER_CONFIG`."""
+
+    @property
+    def registry(self) -> str:
+        """The address that serves registry.k8s.io."""
+        return self.registries["registry.k8s.io"]
 
 
 @contextmanager
@@ -47,38 +54,45 @@ def upstream(directory: Path) -> Iterator[Upstream]:
         ToolError: Go, apt or a registry failed.
     """
     world = build()
-    for name in ("registry", "protected"):
-        shutil.rmtree(directory / name, ignore_errors=True)
-        (directory / name).mkdir(parents=True)
     certificates = issue(directory / "tls")
-    guarded = tuple(image for image in world.images if image.reference == PROTECTED)
-    registry.seed(directory / "registry" / "data", tuple(image for image in world.images if image not in guarded))
-    registry.seed(directory / "protected" / "data", guarded)
     server = world.binaries / "distribution" / "registry"
     with ExitStack() as stack:
-        plain = stack.enter_context(registry.serving(server, directory / "registry", certificates, password=False))
-        protected = stack.enter_context(registry.serving(server, directory / "protected", certificates, password=True))
-        paths = fileserver.tree(world.files)
-        files = stack.enter_context(fileserver.serving(paths, directory / "files.log", certificates))
+        files = stack.enter_context(fileserver.serving(fileserver.tree(world.files), directory / "files.log", certificates))
+        addresses = {}
+        for host in sorted({_host(image.reference) for image in world.images}):
+            folder = directory / "registries" / host
+            shutil.rmtree(folder, ignore_errors=True)
+            registry.seed(folder / "data", tuple(image for image in world.images if _host(image.reference) == host))
+            auth = _door(host, folder, files, certificates)
+            addresses[host] = stack.enter_context(registry.serving(server, folder, certificates, auth)).address
         mirrors = directory / "mirrors.toml"
-        mirrors.write_text(_mirrors(plain.address, protected.address, files, certificates.ca, world))
+        mirrors.write_text(_mirrors(addresses, files, certificates.ca, world))
         yield Upstream(
             directory=directory,
             world=world,
-            registry=plain.address,
-            protected_registry=protected.address,
+            registries=addresses,
             files=files,
             ca=certificates.ca,
             mirrors=mirrors,
-            docker_config=_docker_config(directory / "docker", protected.address),
+            docker_config=_docker_config(directory / "docker", addresses[PASSWORD_HOST]),
         )
 
 
-def _mirrors(plain: str, protected: str, files: str, ca: Path, world: World) -> str:
+def _host(reference: str) -> str:
+    return reference.partition("/")[0]
+
+
+def _door(host: str, folder: Path, files: str, certificates: Certificates) -> dict[str, object] | None:
+    """Who may use the host's registry, in distribution's words."""
+    if host == TOKEN_HOST:
+        return tokens.registry_settings(files, certificates)
+    return registry.password(folder) if host == PASSWORD_HOST else None
+
+
+def _mirrors(addresses: Mapping[str, str], files: str, ca: Path, world: World) -> str:
     """`mirrors.toml`: one table for each upstream host. JSON strings are TOML strings."""
     lines = ['format = "mirrors/1"']
-    for host in sorted({image.reference.partition("/")[0] for image in world.images}):
-        address = protected if host == PROTECTED.partition("/")[0] else plain
+    for host, address in addresses.items():
         lines += ["", f"[registries.{json.dumps(host)}]", f"location = {json.dumps(f'{address}/{host}')}", f"ca = {json.dumps(str(ca))}"]
     for host in sorted({file.url.split("/")[2] for file in world.files}):
         location = f"{files}/{host}/"
