@@ -19,10 +19,39 @@ from tests.lab.world.archive import Compression, Item, write_archive
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
-LAYER: dict[Compression, str] = {
-    "none": "application/vnd.oci.image.layer.v1.tar",
-    "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
-}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """The media types an image is written in."""
+
+    index: str
+    manifest: str
+    config: str
+    plain: str
+    gzip: str
+
+    def layer(self, compression: Compression) -> str:
+        """The media type of a layer."""
+        return self.gzip if compression == "gzip" else self.plain
+
+
+OCI = Dialect(
+    index=INDEX,
+    manifest=MANIFEST,
+    config=CONFIG,
+    plain="application/vnd.oci.image.layer.v1.tar",
+    gzip="application/vnd.oci.image.layer.v1.tar+gzip",
+)
+DOCKER = Dialect(
+    index="application/vnd.docker.distribution.manifest.list.v2+json",
+    manifest="application/vnd.docker.distribution.manifest.v2+json",
+    config="application/vnd.docker.container.image.v1+json",
+    plain="application/vnd.docker.image.rootfs.diff.tar",
+    gzip="application/vnd.docker.image.rootfs.diff.tar.gzip",
+)
+"""What many an upstream still publishes (distribution's manifest-v2-2)."""
+
 EPOCH = "1970-01-01T00:00:00Z"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -58,6 +87,7 @@ class Image:
     user: str = ""
     workdir: str = "/"
     labels: dict[str, str] = field(default_factory=dict)
+    dialect: Dialect = OCI
 
     @property
     def repository(self) -> str:
@@ -115,19 +145,12 @@ def write_image(image: Image, layout: Path) -> BuiltImage:
     for layer in layers:
         if not (blobs / layer.digest.removeprefix("sha256:")).exists():
             cache.link(layer.path, blobs / layer.digest.removeprefix("sha256:"))
-    config = _put(blobs, _config(image, layers), CONFIG)
-    manifest = _put(
-        blobs,
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": config,
-            "layers": [{"mediaType": LAYER[layer.compression], "digest": layer.digest, "size": layer.size} for layer in layers],
-        },
-        MANIFEST,
-    )
+    types = image.dialect
+    config = _put(blobs, _config(image, layers), types.config)
+    listed = [{"mediaType": types.layer(layer.compression), "digest": layer.digest, "size": layer.size} for layer in layers]
+    manifest = _put(blobs, {"schemaVersion": 2, "mediaType": types.manifest, "config": config, "layers": listed}, types.manifest)
     platform = {"platform": {"architecture": "amd64", "os": "linux"}}
-    index = _put(blobs, {"schemaVersion": 2, "mediaType": INDEX, "manifests": [manifest | platform]}, INDEX)
+    index = _put(blobs, {"schemaVersion": 2, "mediaType": types.index, "manifests": [manifest | platform]}, types.index)
     named = {"annotations": {"org.opencontainers.image.ref.name": image.reference}}
     (layout / "index.json").write_bytes(_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [index | named]}))
     (layout / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))

@@ -15,7 +15,7 @@ from appliance.errors import HostError
 from tests.lab.world import cache, compiling
 from tests.lab.world.archive import Item
 from tests.lab.world.debian import ACCOUNTS, PACKAGES, debian_layer
-from tests.lab.world.image import BuiltImage, Image, Layer, read_image, write_image
+from tests.lab.world.image import DOCKER, BuiltImage, Image, Layer, read_image, write_image
 from tests.lab.world.recipes import COREDNS, ETCD, FLANNEL, KUBERNETES, RECIPES
 
 OURS = Path(__file__).resolve().parents[3] / "images"
@@ -23,7 +23,7 @@ PAUSE = "3.10.2"
 PROTECTED = "nvcr.io/lab/protected:1.0"
 """An image only a registry user with a password gets; it is the pause image under another name."""
 
-_WRITER = "images/4"  # rises whenever the same inputs give other bytes
+_WRITER = "images/5"  # rises whenever the same inputs give other bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,10 @@ def _static(repository: str, tag: str, upstream: str, names: tuple[str, ...]) ->
         binaries = tuple(Item(path=f"usr/local/bin/{name}", content=binary(upstream, name)) for name in names)
         return Image(
             reference=f"{repository}:{tag}",
-            layers=(Layer(items=ACCOUNTS, made_by="accounts"), Layer(items=binaries, made_by=f"compiled {upstream}: {' '.join(names)}")),
+            layers=(
+                Layer(items=ACCOUNTS, made_by="accounts", compression="none"),
+                Layer(items=binaries, made_by=f"compiled {upstream}: {' '.join(names)}"),
+            ),
             entrypoint=(f"/usr/local/bin/{names[0]}",),
             labels=_source(upstream),
         )
@@ -164,9 +167,10 @@ def _pause(reference: str) -> Wanted:
         items = (Item(path="pause", content=_compile_pause(source, scratch)),)
         return Image(
             reference=reference,
-            layers=(Layer(items=items, made_by="compiled images/pause", compression="none"),),
+            layers=(Layer(items=items, made_by="compiled images/pause"),),
             entrypoint=("/pause",),
             user="65535:65535",
+            dialect=DOCKER,
         )
 
     return Wanted(reference=reference, upstreams=(), files=(source,), needs_debian=False, make=make)

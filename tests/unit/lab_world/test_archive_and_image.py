@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.lab.world.archive import Compression, Item, write_archive
-from tests.lab.world.image import INDEX, MANIFEST, BuiltImage, Image, Layer, read_image, write_image
+from tests.lab.world.image import DOCKER, INDEX, MANIFEST, BuiltImage, Image, Layer, read_image, write_image
 
 
 def program(folder: Path, *, mtime: int) -> Path:
@@ -66,6 +67,15 @@ def test_every_blob_is_named_by_its_bytes_and_index_differs_from_manifest(tmp_pa
     assert (child["digest"], child["size"]) == (built.manifest, built.blob(built.manifest).stat().st_size)
     assert child["platform"] == {"architecture": "amd64", "os": "linux"}
     assert read_image(built.layout) == built
+
+
+def test_an_image_in_dockers_dialect_names_no_oci_type_and_has_other_digests(tmp_path: Path) -> None:
+    wanted = image(program(tmp_path / "x", mtime=1))
+    built, other = write_image(replace(wanted, dialect=DOCKER), tmp_path / "layout"), write_image(wanted, tmp_path / "other")
+    for digest in (built.index, built.manifest):
+        assert b"vnd.oci" not in built.blob(digest).read_bytes()
+    assert built.layers == other.layers
+    assert built.manifest != other.manifest
 
 
 def test_the_configuration_names_the_layers_uncompressed(tmp_path: Path) -> None:
