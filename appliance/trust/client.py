@@ -60,7 +60,7 @@ class VerifiedBundle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chain:
+class RootChain:
     """The verified roots: every one by version, the newest, and its bytes."""
 
     roots: Mapping[int, Root]
@@ -69,7 +69,7 @@ class _Chain:
     line: str
 
 
-class _Files:
+class MetadataFiles:
     """The files below `metadata/`, remembering which were used."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
@@ -100,16 +100,16 @@ def verify_metadata(
     """
     if len(files) > MAX_FILES:
         raise FormatError(f"metadata has {len(files)} files, at most {MAX_FILES} are read", hint=_WHOLE)
-    source = _Files(files)
-    chain = _update_root(source, pinned_root)
+    source = MetadataFiles(files)
+    chain = update_root(source, pinned_root)
     known = None if _check_seen_root(chain, seen) else seen
     timestamp, issued = _update_timestamp(source, chain, known, now)
     snapshot = _update_snapshot(source, chain, timestamp, known, now)
     targets = _update_targets(source, chain, snapshot, now)
     classes = {each: _update_class(source, snapshot, targets, each, now) for each in ContentClass}
-    release_data = _target(source, targets, RELEASE_TARGET)
+    release_data = take_target(source, targets, RELEASE_TARGET)
     release = check_release(release_data, chain.line, version)
-    contents_data = {each: _target(source, role, contents_target(each)) for each, role in classes.items()}
+    contents_data = {each: take_target(source, role, contents_target(each)) for each, role in classes.items()}
     contents = {each: read_contents(each, data) for each, data in contents_data.items()}
     blobs = merge_blobs(contents.values())
     check_charts(release, contents)
@@ -150,7 +150,7 @@ def verify_metadata(
     )
 
 
-def _update_root(source: _Files, pinned_data: bytes) -> _Chain:
+def update_root(source: MetadataFiles, pinned_data: bytes) -> RootChain:
     """TUF 5.2 and 5.3: start from the pinned root, follow the chain; no root is believed because a bundle holds it.
 
     Roots older than the pinned one travel for machines that pinned earlier; their links are checked the same way.
@@ -196,7 +196,7 @@ def _update_root(source: _Files, pinned_data: bytes) -> _Chain:
         check_signatures(metadata, "root", links, what=f"metadata/{number}.root.json")
     newest = found[versions[-1]].signed  # TUF 5.3.8, 5.3.9: the last of the chain is the trusted root
     data = source.files[f"{versions[-1]}.root.json"]
-    return _Chain(roots={number: each.signed for number, each in found.items()}, newest=newest, data=data, line=line)
+    return RootChain(roots={number: each.signed for number, each in found.items()}, newest=newest, data=data, line=line)
 
 
 def _read_root(data: bytes, *, what: str) -> Metadata[Root]:
@@ -207,7 +207,7 @@ def _read_root(data: bytes, *, what: str) -> Metadata[Root]:
     return metadata
 
 
-def _check_seen_root(chain: _Chain, seen: SeenVersions | None) -> bool:
+def _check_seen_root(chain: RootChain, seen: SeenVersions | None) -> bool:
     """Refuse an older root than seen; return whether timestamp or snapshot keys were replaced since (TUF 5.3.11).
 
     Replacing them is how a publisher recovers from a thief who raised versions or `x-issued` to the end of time: what
@@ -227,7 +227,7 @@ def _check_seen_root(chain: _Chain, seen: SeenVersions | None) -> bool:
     return any(set(before.roles[role].keyids) - set(chain.newest.roles[role].keyids) for role in ("timestamp", "snapshot"))
 
 
-def _role(source: _Files, name: str, kind: type[SignedT], *, role: str, by: Root | Targets, line: str, why: str) -> SignedT:
+def _role(source: MetadataFiles, name: str, kind: type[SignedT], *, role: str, by: Root | Targets, line: str, why: str) -> SignedT:
     """Return the signed part of one file, its signatures and its line checked."""
     what = f"metadata/{name}"
     metadata = read_role(source.take(name, why=why), kind, what=what)
@@ -256,7 +256,7 @@ def _check_rollback(role: str, version: int, seen_version: int) -> None:
         )
 
 
-def _update_timestamp(source: _Files, chain: _Chain, seen: SeenVersions | None, now: datetime) -> tuple[Timestamp, datetime]:
+def _update_timestamp(source: MetadataFiles, chain: RootChain, seen: SeenVersions | None, now: datetime) -> tuple[Timestamp, datetime]:
     """TUF 5.4: signatures (5.4.2), rollback of timestamp and of the snapshot it names (5.4.3), expiry (5.4.4).
 
     The clock is believed only from the floor on: what was seen before, and this timestamp's own `x-issued`. Only then is
@@ -275,7 +275,7 @@ def _update_timestamp(source: _Files, chain: _Chain, seen: SeenVersions | None, 
     return timestamp, issued
 
 
-def _update_snapshot(source: _Files, chain: _Chain, timestamp: Timestamp, seen: SeenVersions | None, now: datetime) -> Snapshot:
+def _update_snapshot(source: MetadataFiles, chain: RootChain, timestamp: Timestamp, seen: SeenVersions | None, now: datetime) -> Snapshot:
     """TUF 5.5: signatures (5.5.3), the version the timestamp names (5.5.4), rollback of any role (5.5.5), expiry (5.5.6)."""
     number = timestamp.snapshot_meta.version
     snapshot = _role(source, f"{number}.snapshot.json", Snapshot, role="snapshot", by=chain.newest, line=chain.line, why="timestamp")
@@ -295,7 +295,7 @@ def _update_snapshot(source: _Files, chain: _Chain, timestamp: Timestamp, seen: 
     return snapshot
 
 
-def _update_targets(source: _Files, chain: _Chain, snapshot: Snapshot, now: datetime) -> Targets:
+def _update_targets(source: MetadataFiles, chain: RootChain, snapshot: Snapshot, now: datetime) -> Targets:
     """TUF 5.6: signatures (5.6.3), the version the snapshot names (5.6.4), expiry (5.6.5); then the delegations' shape."""
     number = snapshot.meta["targets.json"].version
     targets = _role(source, f"{number}.targets.json", Targets, role="targets", by=chain.newest, line=chain.line, why="snapshot")
@@ -320,7 +320,7 @@ def _check_version(role: str, signed: Targets, number: int) -> None:
         )
 
 
-def _update_class(source: _Files, snapshot: Snapshot, targets: Targets, each: ContentClass, now: datetime) -> Targets:
+def _update_class(source: MetadataFiles, snapshot: Snapshot, targets: Targets, each: ContentClass, now: datetime) -> Targets:
     """TUF 5.6.7 for one class: the same checks for a delegated role, which delegates nothing further."""
     number = snapshot.meta[f"{each}.json"].version
     role = _role(source, f"{number}.{each}.json", Targets, role=each, by=targets, line=line_of(targets, what="targets"), why="targets")
@@ -331,7 +331,7 @@ def _update_class(source: _Files, snapshot: Snapshot, targets: Targets, each: Co
     return role
 
 
-def _target(source: _Files, role: Targets, path: str) -> bytes:
+def take_target(source: MetadataFiles, role: Targets, path: str) -> bytes:
     """TUF 5.7: the target's bytes, of the length and SHA-256 that `role` signs."""
     target = role.targets[path]
     if target.hashes.keys() != {"sha256"} or target.unrecognized_fields:

@@ -108,8 +108,10 @@ def check_delegator(delegator: Delegator, *, what: str) -> None:
         check_threshold(role, keys, what=f"{what}, role {name}")
 
 
-def check_signatures(metadata: AnyMetadata, role: str, delegators: Mapping[str, Delegator], *, what: str) -> None:
+def check_signatures(metadata: AnyMetadata, role: str, delegators: Mapping[str, Delegator], *, what: str, partly: bool = False) -> None:
     """Check that each of `delegators` (by a name for errors) finds `role`'s threshold of signatures on `metadata`.
+
+    With `partly` (before the last person has signed) fewer are enough, but none may be wrong.
 
     Raises:
         VerificationError: a signature by a foreign key, one that does not verify, or fewer than the threshold.
@@ -129,7 +131,7 @@ def check_signatures(metadata: AnyMetadata, role: str, delegators: Mapping[str, 
             f"{what}: signed by key {min(foreign)[:16]}, which is not a key of role {role}",
             hint="check that the bundle belongs to the publication that this side trusts",
         )
-    for name, delegator in delegators.items():
+    for name, delegator in ({} if partly else delegators).items():
         _check_count(delegator, delegator.get_delegated_role(role), metadata.signatures.keys(), f"{what} by {name}")
 
 
