@@ -134,20 +134,22 @@ def start_writeback(descriptor: int, offset: int, size: int) -> None:
     _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
-def reserve(descriptor: int, size: int, path: Path) -> None:
-    """Give the open file its full `size` and, where the file system can, the blocks for it.
+def reserve(descriptor: int, size: int, path: Path) -> bool:
+    """Give the open file its full `size` with blocks behind it; return whether this file system can.
+
+    FAT and exFAT cannot: there nothing is done, since extending a file on them writes zeros first.
 
     Raises:
         HostError: they do not fit.
     """
-    with at(path, needed=size):
-        if size:
-            try:
-                os.posix_fallocate(descriptor, 0, size)
-            except OSError as error:
-                if error.errno not in _CANNOT_RESERVE:
-                    raise
-                os.ftruncate(descriptor, size)
+    if size == 0:
+        return True
+    if _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_RESERVE:
+        return False
+    raise host_error(OSError(number, os.strerror(number)), path, needed=size)
 
 
 def write_fully(descriptor: int, data: memoryview | bytes, offset: int) -> None:
@@ -156,6 +158,12 @@ def write_fully(descriptor: int, data: memoryview | bytes, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def append(descriptor: int, line: bytes) -> None:
+    """Append one short line, whole or not at all as far as the kernel goes; a torn last line must be ignored by readers."""
+    if os.write(descriptor, line) != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

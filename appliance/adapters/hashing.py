@@ -143,6 +143,34 @@ def hash_range(descriptor: int, offset: int, size: int, *, path: Path, twin: Twi
     return Digest("sha256:" + state.hexdigest())
 
 
+def hash_with_reader(descriptor: int, size: int, *, path: Path, advance: Advance = ignore) -> Digest:
+    """Return the digest of the first `size` bytes, this thread reading while another hashes: for one large file.
+
+    Raises:
+        HostError: as `hash_range`.
+    """
+    twin = Twin()
+    done = 0
+    try:
+        while done < size:
+            view = twin.buffer()
+            want = min(BUFFER_BYTES, size - done)
+            try:
+                got = fill(descriptor, view[:want], done)
+            except OSError as error:
+                raise host_error(error, f"{path} at byte {done}") from error
+            if got != want:
+                raise HostError(f"{path}: ends at byte {done + got}, expected {size}", hint="take a whole copy of this file")
+            twin.give(view, got)
+            if done % _AHEAD == 0:
+                read_ahead(descriptor, done + want)
+            done += got
+            advance(got)
+    finally:
+        digest = twin.close()
+    return digest
+
+
 def copy_range(
     source: int, offset: int, size: int, *, target: int, at_byte: int, path: Path, twin: Twin | None = None, advance: Advance = ignore
 ) -> Digest:
