@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.errors import HostError
+from appliance.adapters.disk import at, make_directory, write_atomic
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
@@ -99,50 +98,19 @@ def ensure_private(directory: Path) -> None:
     Raises:
         HostError: it cannot be made.
     """
-    try:
-        directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+    make_directory(directory, mode=PRIVATE_DIRECTORY)
+    with at(directory):
         directory.chmod(PRIVATE_DIRECTORY)
-    except OSError as error:
-        raise HostError(f"{directory}: {error.strerror}", hint="run it as root, or name another folder with --state") from error
 
 
-def write_whole(path: Path, data: bytes, *, mode: int = PUBLIC_FILE) -> None:
-    """Write `data` to `path` so that after a crash either the old or the new bytes are there; flushed to disk.
+def write_if_changed(path: Path, data: bytes, *, mode: int = PUBLIC_FILE) -> bool:
+    """Write `data` whole or not at all, unless it is there already; returns whether it wrote.
 
     Raises:
         HostError: the disk is full or the folder cannot be written.
     """
-    pending = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        handle = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with os.fdopen(handle, "wb") as stream:
-            os.fchmod(handle, mode)
-            stream.write(data)
-            stream.flush()
-            os.fsync(handle)
-        pending.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        pending.unlink(missing_ok=True)
-        raise HostError(f"{path}: {error.strerror}", hint="make room or correct its permissions, then run it again") from error
-
-
-def write_if_changed(path: Path, data: bytes, *, mode: int = PUBLIC_FILE) -> bool:
-    """As `write_whole`, but leaves equal bytes alone; returns whether it wrote.
-
-    Raises:
-        HostError: as `write_whole`.
-    """
-    try:
-        if path.read_bytes() == data:
+    with at(path):
+        if path.exists() and path.read_bytes() == data:
             return False
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="correct its permissions, then run it again") from error
-    write_whole(path, data, mode=mode)
+    write_atomic(path, data, mode=mode)
     return True

@@ -12,6 +12,7 @@ from itertools import combinations
 
 from appliance.errors import FormatError, UsageError
 from appliance.install.sitefile import Accelerator, Machine, NetworkClass, Role, SiteFile
+from appliance.trust.publication import check_line
 
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -27,7 +28,9 @@ def check_site(site: SiteFile) -> None:
 
     Raises:
         FormatError: the first rule that is broken, with the field and what to write.
+        UsageError: `line` is not the name of a line.
     """
+    check_line(site.line)
     _check_names(site)
     _check_roles(site)
     _check_addresses(site)
@@ -92,7 +95,6 @@ def _check_names(site: SiteFile) -> None:
 
 def _names(site: SiteFile) -> Iterator[tuple[str, str]]:
     yield "name", site.name
-    yield "line", site.line
     yield from ((f"machines {number}: name", machine.name) for number, machine in enumerate(site.machines, start=1))
     yield from ((f"networks {number}: name", network.name) for number, network in enumerate(site.networks, start=1))
 
