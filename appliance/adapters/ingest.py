@@ -1,0 +1,194 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bring one local file in as a blob: linked, cloned or copied, and hashed whole and by chunk in the same pass.
+
+A blob of several chunks goes on behind its last whole chunk after a kill: the state of its own SHA-256 is handed out
+with every chunk (`appliance.adapters.midstate`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from appliance.adapters import midstate
+from appliance.adapters.disk import at
+from appliance.adapters.hashing import RING, Advance, FileHashes, Twin, copy_range, hash_range, ignore
+from appliance.digests import CHUNK_BYTES, Digest, chunk_count, chunk_size
+from appliance.errors import FormatError, VerificationError
+
+_FICLONE = 0x40049409
+
+ChunkDone = Callable[[Digest, bytes], None]
+
+
+class ResumableTwin(Twin):
+    """A twin hash that begins at a frozen state and can be frozen at any time."""
+
+    def __init__(self, state: bytes = b"") -> None:
+        """Begin at `state`, or anew."""
+        super().__init__()
+        self._resumable = midstate.begin(state)
+        self._hash = self._resumable  # type: ignore[assignment]  # a hash in all that Twin asks of it
+
+    def freeze(self) -> bytes:
+        """Wait for the bytes given so far and return the state behind them, b"" when it cannot be kept."""
+        views = [self._free.get() for _ in range(RING)]
+        state = midstate.freeze(self._resumable)
+        for view in views:
+            self._free.put(view)
+        return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Where to go on: digests of the chunks done, and the hash state behind them."""
+
+    chunks: tuple[Digest, ...] = ()
+    state: bytes = b""
+
+
+def open_beneath(root: Path, relative: str) -> int:
+    """Open the regular file `relative` below `root` for reading, following no symbolic link below `root`.
+
+    Raises:
+        HostError: missing or unreadable.
+        VerificationError: a symbolic link on the way, or a path that leaves `root`.
+        FormatError: not a regular file.
+    """
+    parts = PurePosixPath(relative).parts
+    if not parts or relative.startswith("/") or ".." in parts:
+        raise VerificationError(f"{relative!r} leaves its folder", hint="lock again")
+    with at(root):
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for number, part in enumerate(parts, start=1):
+        kind = os.O_NONBLOCK if number == len(parts) else os.O_DIRECTORY
+        try:
+            below = _open_in(descriptor, part, kind, root / relative)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FormatError(f"{root / relative}: expected a regular file", hint="remove it from the folder")
+    return descriptor
+
+
+def _open_in(folder: int, name: str, kind: int, path: Path) -> int:
+    with at(path):
+        try:
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=folder)
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENOTDIR} and stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
+                raise VerificationError(
+                    f"{path}: {name!r} is a symbolic link; only the files themselves are taken",
+                    hint="copy the folder with `cp -rL` and name the copy in the profile",
+                ) from error
+            raise
+
+
+def ingest(
+    source: int,
+    target: Path,
+    *,
+    path: Path,
+    link: bool,
+    resume: Resume | None = None,
+    chunk_done: ChunkDone | None = None,
+    advance: Advance = ignore,
+) -> FileHashes:
+    """Put the bytes of the open file `source` at `target` and return what they are; `path` names the source in errors.
+
+    With `link` the target is a hard link where the file system allows; else a clone, else a copy. With `resume` the
+    `target` of a killed run is gone on with. A copy is not synced: `sync_filesystem` once after many.
+
+    Raises:
+        HostError: unreadable, no space; what was copied stays for the next run.
+    """
+    size = os.fstat(source).st_size
+    begun = resume if resume is not None and resume.chunks and target.exists() else Resume()
+    if not begun.chunks:
+        with at(target):
+            target.unlink(missing_ok=True)
+    with at(target, needed=size):
+        shared = _shared(source, target) if begun.chunks else (link and _link(source, target)) or _clone(source, target)
+        kind = os.O_RDONLY if shared else os.O_WRONLY | os.O_CREAT
+        opened = os.open(target, kind | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            if shared:  # what was shared is hashed, not what it was shared from: that may change
+
+                def one(offset: int, length: int, twin: Twin | None) -> Digest:
+                    return hash_range(opened, offset, length, path=path, twin=twin, advance=advance)
+            else:
+                os.ftruncate(opened, len(begun.chunks) * CHUNK_BYTES)
+
+                def one(offset: int, length: int, twin: Twin | None) -> Digest:
+                    return copy_range(source, offset, length, target=opened, at_byte=offset, path=path, twin=twin, advance=advance)
+
+            hashes = _pass(one, size, begun, chunk_done)
+            if not shared:
+                os.fchmod(opened, 0o444)
+        finally:
+            os.close(opened)
+        return hashes
+
+
+def _shared(source: int, target: Path) -> bool:
+    """Whether `target` already has all bytes: a link, or a clone made by the run before."""
+    there, here = target.stat(), os.fstat(source)
+    return os.path.samestat(there, here) or (there.st_size == here.st_size and there.st_mode & 0o222 == 0)
+
+
+def _link(source: int, target: Path) -> bool:
+    try:
+        os.link(f"/proc/self/fd/{source}", target, follow_symlinks=True)
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOENT}:
+            raise
+        return False
+    return True
+
+
+def _clone(source: int, target: Path) -> bool:
+    writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.ioctl(writing, _FICLONE, source)
+        os.fchmod(writing, 0o444)
+    except OSError as error:
+        target.unlink()
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            raise
+        return False
+    finally:
+        os.close(writing)
+    return True
+
+
+def can_clone(source: int, folder: Path) -> bool:
+    """Whether a file in `folder` could share its blocks with `source`."""
+    probe = folder / f".clone-{os.getpid()}"
+    with at(probe):
+        made = _clone(source, probe)
+        probe.unlink(missing_ok=True)
+    return made
+
+
+def _pass(one: Callable[[int, int, Twin | None], Digest], size: int, begun: Resume, chunk_done: ChunkDone | None) -> FileHashes:
+    """Take every chunk once, from where `begun` ends."""
+    if size <= CHUNK_BYTES:
+        return FileHashes(size=size, digest=one(0, size, None))
+    chunks = list(begun.chunks)
+    twin = ResumableTwin(begun.state)
+    try:
+        for index in range(len(chunks), chunk_count(size)):
+            chunks.append(one(index * CHUNK_BYTES, chunk_size(size, index), twin))
+            if chunk_done is not None:
+                chunk_done(chunks[-1], twin.freeze())
+    finally:
+        digest = twin.close()
+    return FileHashes(size=size, digest=digest, chunks=tuple(chunks))
