@@ -85,7 +85,11 @@ def find_go() -> tuple[str, str]:
 
 
 def _environment(recipe: Recipe | None = None) -> dict[str, str]:
-    """The caller's environment with everything fixed that would change the bytes."""
+    """The caller's environment with everything fixed that would change the bytes.
+
+    A fifth of a cold build goes into collecting the garbage of short-lived compiler processes (measured: 64 against 50
+    CPU seconds), so the collector only runs near the limit of one process; two of them run at once.
+    """
     fixed = {
         "CGO_ENABLED": "1" if recipe is not None and recipe.cgo else "0",
         "GOAMD64": "v1",
@@ -96,6 +100,8 @@ def _environment(recipe: Recipe | None = None) -> dict[str, str]:
         "GOWORK": "off",
         "GOEXPERIMENT": "",
         "GODEBUG": "",
+        "GOGC": "off",
+        "GOMEMLIMIT": "3GiB",
     }
     return os.environ | fixed
 
@@ -104,7 +110,12 @@ def _run(command: list[str], recipe: Recipe) -> int:
     """Run Go at low priority in its own process group, which ends when this is interrupted; gives its largest process in KiB."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            ["nice", "-n", "5", *command], cwd=recipe.folder, env=_environment(recipe), stdout=log, stderr=log, start_new_session=True
+            ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "5", *command],
+            cwd=recipe.folder,
+            env=_environment(recipe),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
