@@ -21,11 +21,14 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 import appliance
 from appliance.bundle.contents import Blob, ContentClass, Contents, merge_blobs
+from appliance.bundle.formats import STATEMENT_PAYLOAD
 from appliance.bundle.release import Release
+from appliance.bundle.weights import Weights, check_agreement, parse_statement
 from appliance.digests import Digest, digest_of
 from appliance.errors import FormatError, VerificationError
 from appliance.trust.clock import format_instant, parse_instant, trusted_now
-from appliance.trust.metadata import RELEASE_TARGET, contents_target
+from appliance.trust.envelope import open_own
+from appliance.trust.metadata import RELEASE_TARGET, contents_target, weights_path
 from appliance.trust.release_rules import check_charts, check_release, check_same_content, read_contents
 from appliance.trust.roles import ISSUED_FIELD, SignedT, check_delegator, check_signatures, line_of, read_role
 from appliance.trust.state import SeenVersions
@@ -42,15 +45,17 @@ _WHOLE: Final = "carry the whole bundle again: its metadata folder is incomplete
 class VerifiedBundle:
     """A release whose every claim was signed by the keys it should be, is in time, and is not older than the last one.
 
-    `blobs` are all blobs of all classes; `metadata` is exactly what was verified, by path below `metadata/`; `seen` is
-    what to remember; `digest` is that of `release.json`; `expires` is by role; `issued` is the timestamp's `x-issued`.
-    `root` is the newest root's bytes, the pin for the next time.
+    `blobs` are all blobs of all classes; `weights` are the weights manifests by the digest that contents pin;
+    `metadata` is exactly what was verified, by path below `metadata/`; `seen` is what to remember; `digest` is that of
+    `release.json`; `expires` is by role; `issued` is the timestamp's `x-issued`; `root` is the newest root's bytes, the
+    pin for the next time.
     """
 
     line: str
     release: Release
     contents: Mapping[ContentClass, Contents]
     blobs: Mapping[Digest, Blob]
+    weights: Mapping[Digest, Weights]
     metadata: Mapping[str, bytes]
     seen: SeenVersions
     digest: Digest
@@ -113,6 +118,7 @@ def verify_metadata(
     contents = {each: read_contents(each, data) for each, data in contents_data.items()}
     blobs = merge_blobs(contents.values())
     check_charts(release, contents)
+    weights = _read_weights(source, targets, contents[ContentClass.MODELS], blobs)
     if stray := files.keys() - source.used.keys():
         raise VerificationError(f"metadata/{min(stray)} is named by no role", hint="carry the bundle again; only verified files are kept")
     new = SeenVersions(
@@ -141,6 +147,7 @@ def verify_metadata(
         release=release,
         contents=contents,
         blobs=blobs,
+        weights=weights,
         metadata=dict(source.used),
         seen=new,
         digest=digest_of(release_data),
@@ -343,3 +350,23 @@ def take_target(source: MetadataFiles, role: Targets, path: str) -> bytes:
     except LengthOrHashMismatchError as error:
         raise VerificationError(f"target {path} is not the file that was signed: {error}", hint=_WHOLE) from error
     return data
+
+
+def _read_weights(source: MetadataFiles, targets: Targets, models: Contents, blobs: Mapping[Digest, Blob]) -> dict[Digest, Weights]:
+    """Return every model's weights manifest: signed by the models role, pinned by contents, agreeing with it."""
+    role = targets.get_delegated_role(ContentClass.MODELS)
+    keys = {keyid: targets.get_key(keyid) for keyid in role.keyids}
+    found: dict[Digest, Weights] = {}
+    for artifact in models.artifacts:
+        if artifact.weights is None:
+            raise VerificationError(f"model {artifact.name} has no weights manifest", hint="do not use this bundle")
+        path = weights_path(artifact.weights)
+        envelope = source.take(path, why=f"contents of models ({artifact.name})")
+        what = f"metadata/{path}"
+        opened = open_own(envelope, payload_type=STATEMENT_PAYLOAD, keys=keys, threshold=role.threshold, what=what)
+        if digest_of(opened.payload) != artifact.weights:
+            raise VerificationError(f"{what} is not the weights manifest that contents pin for {artifact.name}", hint=_WHOLE)
+        weights = parse_statement(opened.payload, what=what)
+        check_agreement(weights, artifact, blobs)
+        found[artifact.weights] = weights
+    return found

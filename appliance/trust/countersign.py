@@ -8,18 +8,20 @@ already may be wrong, and what is signed is read and checked first; only the num
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuf.api.metadata import Role, Root, Snapshot, Targets, Timestamp
 
-from appliance.bundle.contents import ContentClass, check_contents
+from appliance.bundle.contents import Artifact, ContentClass
 from appliance.bundle.documents import decode
+from appliance.bundle.formats import STATEMENT_PAYLOAD
 from appliance.bundle.release import Release
 from appliance.errors import UsageError, VerificationError
 from appliance.trust.client import MetadataFiles, RootChain, take_target, update_root
+from appliance.trust.envelope import add_seals, open_own
 from appliance.trust.keys import Signer
-from appliance.trust.metadata import RELEASE_TARGET, add_signatures, contents_target
+from appliance.trust.metadata import RELEASE_TARGET, add_signatures, contents_target, weights_path
 from appliance.trust.release_rules import read_contents
 from appliance.trust.roles import AnyMetadata, check_delegator, check_signatures, line_of, read_role
 
@@ -54,83 +56,110 @@ def _load(
     return metadata
 
 
-def _roles(files: Mapping[str, bytes], pinned_root: bytes) -> list[tuple[str, str, AnyMetadata, Role, str]]:
-    """Return (role, path, metadata, its keys, what it says) of every role but root, top down."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signable:
+    """One file that signatures are added to: `add` returns it with those of some signers added."""
+
+    state: RoleState
+    add: Callable[[Sequence[Signer]], bytes]
+
+
+def _signable(role: str, path: str, metadata: AnyMetadata, keys: Role, says: str) -> _Signable:
+    state = _state(role, path, version=metadata.signed.version, keys=keys, signed=metadata.signatures.keys(), says=says)
+    return _Signable(state=state, add=lambda signers: add_signatures(metadata, keys, signers).to_bytes())
+
+
+def _state(role: str, path: str, *, version: int, keys: Role, signed: Collection[str], says: str) -> RoleState:
+    return RoleState(
+        role=role,
+        path=path,
+        version=version,
+        signed=tuple(keyid for keyid in keys.keyids if keyid in signed),
+        unsigned=tuple(keyid for keyid in keys.keyids if keyid not in signed),
+        threshold=keys.threshold,
+        says=says,
+    )
+
+
+def _walk(files: Mapping[str, bytes], pinned_root: bytes) -> list[_Signable]:
+    """Return everything but roots that is signed, top down."""
     source = MetadataFiles(files)
     chain = update_root(source, pinned_root)
     root = chain.newest
     timestamp = _load(source, chain, "timestamp.json", Timestamp, role="timestamp", by=root)
     number = timestamp.signed.snapshot_meta.version
-    snapshot_path = f"{number}.snapshot.json"
-    snapshot = _load(source, chain, snapshot_path, Snapshot, role="snapshot", by=root)
+    snapshot = _load(source, chain, f"{number}.snapshot.json", Snapshot, role="snapshot", by=root)
     meta = snapshot.signed.meta
-    expected = {"targets", *ContentClass}
-    if {f"{each}.json" for each in expected} != meta.keys():
+    if {f"{each}.json" for each in ("targets", *ContentClass)} != meta.keys():
         raise VerificationError("snapshot names other roles than targets and the eight classes", hint="create the bundle again")
     targets_path = f"{meta['targets.json'].version}.targets.json"
     targets = _load(source, chain, targets_path, Targets, role="targets", by=root)
     check_delegator(targets.signed, what="targets")
     release = decode(take_target(source, targets.signed, RELEASE_TARGET), Release, what=RELEASE_TARGET)
+    named = f"release {release.name} {release.version}, and who signs each class"
     found = [
-        ("timestamp", "timestamp.json", timestamp, root.roles["timestamp"], f"snapshot {number} is the newest"),
-        ("snapshot", snapshot_path, snapshot, root.roles["snapshot"], "these versions of all roles belong together"),
-        ("targets", targets_path, targets, root.roles["targets"], f"release {release.name} {release.version}, and who signs each class"),
+        _signable("timestamp", "timestamp.json", timestamp, root.roles["timestamp"], f"snapshot {number} is the newest"),
+        _signable("snapshot", f"{number}.snapshot.json", snapshot, root.roles["snapshot"], "these versions of all roles belong together"),
+        _signable("targets", targets_path, targets, root.roles["targets"], named),
     ]
     for each in ContentClass:
         path = f"{meta[f'{each}.json'].version}.{each}.json"
         role = _load(source, chain, path, Targets, role=each, by=targets.signed)
         contents = read_contents(each, take_target(source, role.signed, contents_target(each)))
-        check_contents(contents)
         size = sum(blob.size for blob in contents.blobs)
         says = f"class {each} holds {len(contents.artifacts)} artifacts of {size} bytes"
-        found.append((each.value, path, role, targets.signed.get_delegated_role(each), says))
+        found.append(_signable(each.value, path, role, targets.signed.get_delegated_role(each), says))
+        if each is ContentClass.MODELS:
+            found += [_seal(files, targets.signed, artifact, role.signed.version) for artifact in contents.artifacts]
     return found
 
 
+def _seal(files: Mapping[str, bytes], targets: Targets, artifact: Artifact, version: int) -> _Signable:
+    """Return the signed weights manifest of a model; who signs the class `models` signs it."""
+    role = targets.get_delegated_role(ContentClass.MODELS)
+    keys = {keyid: targets.get_key(keyid) for keyid in role.keyids}
+    path = weights_path(artifact.weights or artifact.root)
+    what = f"metadata/{path}"
+    envelope = files.get(path)
+    if envelope is None:
+        raise VerificationError(f"{what} is missing, which contents of models names", hint="create the bundle again")
+    opened = open_own(envelope, payload_type=STATEMENT_PAYLOAD, keys=keys, threshold=role.threshold, what=what, partly=True)
+    says = f"weights manifest of {artifact.name} {artifact.version}"
+
+    def add(signers: Sequence[Signer]) -> bytes:
+        return add_seals(envelope, [signer for signer in signers if signer.public_key.keyid in keys], what=what)
+
+    return _Signable(state=_state(ContentClass.MODELS.value, path, version=version, keys=role, signed=opened.signed_by, says=says), add=add)
+
+
 def signature_states(files: Mapping[str, bytes], *, pinned_root: bytes) -> tuple[RoleState, ...]:
-    """Return how far each role of `files` (paths below `metadata/`) is signed.
+    """Return how far each signed file but roots is signed, top down; `files` are by path below `metadata/`.
 
     Raises:
         VerificationError: a file is missing, a signature is wrong, or a file is not what another one names.
         FormatError: a file is malformed.
     """
-    return tuple(
-        RoleState(
-            role=role,
-            path=path,
-            version=metadata.signed.version,
-            signed=tuple(keyid for keyid in keys.keyids if keyid in metadata.signatures),
-            unsigned=tuple(keyid for keyid in keys.keyids if keyid not in metadata.signatures),
-            threshold=keys.threshold,
-            says=says,
-        )
-        for role, path, metadata, keys, says in _roles(files, pinned_root)
-    )
+    return tuple(each.state for each in _walk(files, pinned_root))
 
 
 def countersign(
     files: Mapping[str, bytes], *, pinned_root: bytes, signers: Sequence[Signer], roles: Sequence[str] = ()
 ) -> tuple[dict[str, bytes], tuple[RoleState, ...]]:
-    """Return the files that change when `signers` sign the roles which lack signatures, and the states before.
+    """Return the files that change when `signers` sign what lacks signatures, and the states of those before.
 
-    Only roles below their threshold are signed, and of them only `roles` where any are named.
+    Only files below their threshold are signed, and of them only those of `roles` where any are named.
 
     Raises:
-        UsageError: no role that lacks signatures has one of these keys.
+        UsageError: nothing that lacks signatures has one of these keys.
         VerificationError, FormatError: as `signature_states`.
     """
-    states = signature_states(files, pinned_root=pinned_root)
+    every = _walk(files, pinned_root)
     held = {signer.public_key.keyid for signer in signers}
-    wanted = [state for state in states if state.lacking and held & set(state.unsigned) and (not roles or state.role in roles)]
+    wanted = [each for each in every if each.state.lacking and held & set(each.state.unsigned) and (not roles or each.state.role in roles)]
     if not wanted:
-        lacking = ", ".join(state.role for state in states if state.lacking) or "none"
+        lacking = ", ".join(dict.fromkeys(each.state.role for each in every if each.state.lacking)) or "none"
         raise UsageError(
             f"nothing to sign with these keys; roles that lack signatures: {lacking}",
             hint="use the keys of the person the role was delegated to; appliance keys show DIR lists them",
         )
-    changed: dict[str, bytes] = {}
-    names = {state.role for state in wanted}
-    for role, path, metadata, keys, _ in _roles(files, pinned_root):
-        if role in names:
-            changed[path] = add_signatures(metadata, keys, signers).to_bytes()
-    return changed, tuple(wanted)
+    return {each.state.path: each.add(signers) for each in wanted}, tuple(each.state for each in wanted)

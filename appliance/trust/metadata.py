@@ -30,9 +30,11 @@ from tuf.api.metadata import (
 
 from appliance.bundle.contents import ContentClass, Contents
 from appliance.bundle.documents import encode
-from appliance.digests import digest_of, hex_of
+from appliance.bundle.formats import STATEMENT_PAYLOAD
+from appliance.digests import Digest, digest_of, hex_of
 from appliance.errors import UsageError
 from appliance.trust.clock import format_instant
+from appliance.trust.envelope import seal
 from appliance.trust.keys import Signer, check_keys, least_threshold
 from appliance.trust.publication import Publication, as_key
 from appliance.trust.roles import ISSUED_FIELD, LINE_FIELD, AnyMetadata, check_delegator, line_of, read_role
@@ -47,6 +49,11 @@ RELEASE_TARGET: Final = "release.json"
 def contents_target(content_class: ContentClass) -> str:
     """Return the target path of one class."""
     return f"contents/{content_class}.json"
+
+
+def weights_path(payload: Digest) -> str:
+    """Return where below `metadata/` the signed weights manifest with this payload lies."""
+    return f"weights/{hex_of(payload)}.dsse.json"
 
 
 def empty_contents(content_class: ContentClass) -> bytes:
@@ -81,11 +88,13 @@ def sign_release(
     release: bytes,
     contents: Mapping[ContentClass, bytes],
     now: datetime,
+    statements: Sequence[bytes] = (),
 ) -> tuple[Publication, dict[str, bytes]]:
     """Return `publication` with raised counters, and every file below `metadata/` by its relative path.
 
-    `roots` is the whole chain, oldest first; `contents` may lack classes, which are then empty. Each role is signed by
-    those `signers` whose key it has, even if they are fewer than its threshold: `missing_signatures` says what is left.
+    `roots` is the whole chain, oldest first; `contents` may lack classes, which are then empty; `statements` are the
+    weights manifests of all models, which the keys of role models sign too. Each file is signed by those `signers` whose
+    key it has, even if they are fewer than its threshold: `signature_states` says what is left.
 
     Raises:
         UsageError: no signer has a key of the newest root.
@@ -123,6 +132,10 @@ def sign_release(
         )
         name = f"{raised.classes[each]}.{each}.json"
         files[name] = _sign(Metadata(role), targets.get_delegated_role(each), signers)
+    models = targets.get_delegated_role(ContentClass.MODELS)
+    for statement in statements:
+        chosen = [signer for signer in signers if signer.public_key.keyid in models.keyids]
+        files[weights_path(digest_of(statement))] = seal(STATEMENT_PAYLOAD, statement, chosen)
     meta = {f"{each}.json": MetaFile(raised.classes[each]) for each in ContentClass}
     meta["targets.json"] = MetaFile(raised.targets)
     snapshot = Snapshot(raised.snapshot, expires=long, meta=meta, unrecognized_fields=dict(fields))
