@@ -107,7 +107,7 @@ def registries_of(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
 def test_the_registries_end_with_the_server_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tests.lab.world", "serve", "--dir", str(tmp_path)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as server:
