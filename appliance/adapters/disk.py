@@ -22,6 +22,8 @@ from appliance.errors import FormatError, HostError
 
 _FICLONE = 0x40049409
 _SYNC_FILE_RANGE_WRITE = 2
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 _COPY_STEP = 64 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.ETXTBSY, errno.EISDIR}
@@ -164,6 +166,38 @@ def append(descriptor: int, line: bytes) -> None:
     """Append one short line, whole or not at all as far as the kernel goes; a torn last line must be ignored by readers."""
     if os.write(descriptor, line) != len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append `line` and a line feed to the file `path` and sync it; a torn last line is ended first.
+
+    Raises:
+        HostError: it cannot be written.
+    """
+    make_directory(path.parent)
+    new = not path.exists()
+    with at(path, needed=len(line)):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            append(descriptor, (b"\n" if torn else b"") + line + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    if new:
+        sync_directory(path.parent)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two names in one step (renameat2, RENAME_EXCHANGE).
+
+    Raises:
+        OSError: the file system cannot, or a name is missing.
+    """
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
