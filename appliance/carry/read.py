@@ -17,7 +17,7 @@ from pathlib import Path
 
 from appliance.adapters import disk
 from appliance.adapters.parallel import for_each
-from appliance.bundle.contents import Blob
+from appliance.bundle.contents import Blob, check_same_blobs
 from appliance.bundle.media import ChunkEntry
 from appliance.carry.activate import activate
 from appliance.carry.layout import chunks_of
@@ -86,6 +86,8 @@ def read_media(
         files, parts, bad = _metadata(parts, found)
         trust = load_trust(store.trust_of(line_named_in(files)))
         bundle = verify_metadata(files, pinned_root=trust.pin, seen=trust.seen, now=clock)
+        for release in store.releases():
+            check_same_blobs(bundle.blobs, known=release.bundle.blobs)
         wanted = {digest: bundle.blobs[digest] for digest in store.missing(bundle.blobs)}
         staging = Staging(store)
         staging.prepare(wanted)
