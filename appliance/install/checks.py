@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preflight's decisions: facts of all machines to named checks. Pure; `preflight` gathers the facts.
 
-A machine that carries this site's own id (`/etc/appliance/site-id`) is a node of this cluster: its ports and files are
+A machine that carries this site's own id (`/etc/appliance/node.json`) is a node of this cluster: its ports and files are
 ours and pass. Each function judges one machine and yields its checks; `judge_site` compares machines with each other.
 """
 
@@ -189,7 +189,7 @@ def _network(site: SiteFile, seen: Seen, _site_id: str) -> Iterator[Check]:
     unreached = [f"{target} ({why})" for target, why in seen.reached.items() if why]
     measured = f"not reached: {', '.join(unreached)}" if unreached else f"{len(seen.reached)} of {len(seen.reached)} reached"
     yield check(machine.name, "reach", not unreached, measured, "every port that the cluster uses")
-    out = sorted(target.partition("/")[2] for target, why in seen.outside.items() if not why)
+    out = sorted(target.partition("/")[2] for target, why in seen.outside.items() if why in _ANSWERED)
     measured = (
         f"reached {', '.join(out)}" if out else f"none of {len(seen.outside)} reached" if seen.outside else "not tried: `outside` is empty"
     )
@@ -197,6 +197,8 @@ def _network(site: SiteFile, seen: Seen, _site_id: str) -> Iterator[Check]:
     yield check(machine.name, "outside", not out, measured, "nothing beyond the site answers", otherwise=otherwise)
 
 
+_ANSWERED = ("", "Connection refused")
+"""Who refuses a connection has received the question: that is a way out."""
 _OWN_INTERFACES = ("cni", "flannel", "veth", "kube")
 
 

@@ -8,19 +8,22 @@ bundle. Once pinned it is never replaced: later roots come by the chain from N t
 
 from __future__ import annotations
 
+import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuf.api.metadata import Root
 
-from appliance.adapters.disk import make_directory, read_small
-from appliance.digests import digest_of, hex_of
-from appliance.errors import VerificationError
-from appliance.install.places import PUBLIC_FILE, SitePlaces, write_if_changed
+from appliance.adapters.disk import read_small
+from appliance.errors import UsageError, VerificationError
+from appliance.install.places import SitePlaces
 from appliance.trust.clock import format_instant
-from appliance.trust.roles import check_delegator, check_signatures, line_of, read_role
+from appliance.trust.roles import MAX_BYTES, line_of
+from appliance.trust.summary import fingerprint
+from appliance.verify import check_root, pin_root
 
-_MAX_ROOT_BYTES = 1024 * 1024
+INSIDE = ("data", "root.json")
+"""Where an installer has the publication's root, below the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,28 +45,33 @@ def read_root(data: bytes, *, what: str) -> OfferedRoot:
         FormatError: not a root.
         VerificationError: not signed by its own threshold, or its keys break the rules.
     """
-    metadata = read_role(data, Root, what=what)
-    root = metadata.signed
-    check_delegator(root, what=what)
-    check_signatures(metadata, "root", {"itself": root}, what=what)
+    root = check_root(data, what=what)
     return OfferedRoot(
         data=data,
         line=line_of(root, what=what),
         version=root.version,
-        fingerprint=hex_of(digest_of(data)),
+        fingerprint=fingerprint(data),
         expires=format_instant(root.expires),
         keys=len(root.roles["root"].keyids),
     )
 
 
-def read_root_file(path: Path) -> OfferedRoot:
-    """Return the root in the file `path`.
+def read_root_file(path: Path | None) -> OfferedRoot:
+    """Return the root in the file `path`; without one, the root that the installer carries inside itself.
 
     Raises:
         HostError: it cannot be read.
+        UsageError: no file is named and this is not an installer.
         FormatError, VerificationError: as `read_root`.
     """
-    return read_root(read_small(path, limit=_MAX_ROOT_BYTES), what=str(path))
+    if path is not None:
+        return read_root(read_small(path, limit=MAX_BYTES[Root]), what=str(path))
+    inside = importlib.resources.files("appliance").joinpath(*INSIDE)
+    if not inside.is_file():
+        raise UsageError(
+            "this appliance carries no root inside itself", hint="run the installer from the medium, or name the root: --root root.json"
+        )
+    return read_root(inside.read_bytes(), what="the installer's root.json")
 
 
 def check_pin(offered: OfferedRoot, places: SitePlaces, *, line: str) -> bool:
@@ -80,10 +88,10 @@ def check_pin(offered: OfferedRoot, places: SitePlaces, *, line: str) -> bool:
     path = places.pinned_root(line)
     if not path.exists():
         return False
-    pinned = read_small(path, limit=_MAX_ROOT_BYTES)
+    pinned = read_small(path, limit=MAX_BYTES[Root])
     if pinned != offered.data:
         raise VerificationError(
-            f"another root is pinned for line {line!r}: expected {hex_of(digest_of(pinned))}, got {offered.fingerprint}",
+            f"another root is pinned for line {line!r}: expected {fingerprint(pinned)}, got {offered.fingerprint}",
             hint="a pinned root is never replaced; use the installer that this site began with, newer roots come with its bundles",
         )
     return True
@@ -98,5 +106,5 @@ def pin(offered: OfferedRoot, places: SitePlaces) -> bool:
     """
     if check_pin(offered, places, line=offered.line):
         return False
-    make_directory(places.trust(offered.line))
-    return write_if_changed(places.pinned_root(offered.line), offered.data, mode=PUBLIC_FILE)
+    pin_root(places.state / "trust", offered.data)
+    return True

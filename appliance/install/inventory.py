@@ -9,6 +9,7 @@ The variables, which each role's `meta/argument_specs.yml` documents:
 | variable | what |
 | --- | --- |
 | `appliance_site_name`, `appliance_line` | names of the site and of its publication line |
+| `appliance_site_id` | 64 hexadecimal digits; `/etc/appliance/node.json` names it on every machine of this site |
 | `appliance_state` | state folder on the depot |
 | `appliance_release` | 64 hexadecimal digits of the release |
 | `appliance_kubernetes_version` | `v1.36.4` |
@@ -109,10 +110,10 @@ def inventory(site: SiteFile, places: SitePlaces) -> dict[str, object]:
     return {"all": {"hosts": hosts, "children": children}}
 
 
-def variables(site: SiteFile, places: SitePlaces, release: ReleaseInputs) -> dict[str, object]:
+def variables(site: SiteFile, places: SitePlaces, site_id: str, release: ReleaseInputs) -> dict[str, object]:
     """Return the variables of the table above."""
     return {
-        **site_variables(site, places),
+        **site_variables(site, places, site_id),
         "appliance_release": hex_of(release.digest),
         "appliance_kubernetes_version": release.kubernetes,
         "appliance_files": {file.name: _file(file) for file in release.files},
@@ -126,10 +127,11 @@ def variables(site: SiteFile, places: SitePlaces, release: ReleaseInputs) -> dic
     }
 
 
-def site_variables(site: SiteFile, places: SitePlaces) -> dict[str, object]:
+def site_variables(site: SiteFile, places: SitePlaces, site_id: str) -> dict[str, object]:
     """Return those of the variables that need no release; `reset` has only these."""
     return {
         "appliance_site_name": site.name,
+        "appliance_site_id": site_id,
         "appliance_line": site.line,
         "appliance_state": str(places.state),
         "appliance_registry_address": f"{site.depot.address}:{REGISTRY_PORT}",

@@ -111,7 +111,7 @@ def _require_accepted(site: SiteFile, places: SitePlaces) -> None:
 
 
 def _command(login: Login) -> tuple[str, ...]:
-    words = ("/usr/bin/python3", "-I", "-S", "-c", _BOOT)
+    words = ("/usr/bin/python3", "-I", "-S", "-B", "-c", _BOOT)
     return words if login.user == "root" else ("sudo", "-n", *words)
 
 

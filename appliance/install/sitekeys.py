@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from appliance.adapters.disk import read_small
 from appliance.errors import FormatError
 from appliance.install.places import PRIVATE_FILE, PUBLIC_FILE, SitePlaces, ensure_private, write_if_changed
+from appliance.trust.keys import load_public_keys
 
 PrivateKey = ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA44PrivateKey | ec.EllipticCurvePrivateKey
 
@@ -93,6 +94,20 @@ def site_signers(places: SitePlaces) -> tuple[CryptoSigner, CryptoSigner]:
     if not isinstance(first, ed25519.Ed25519PrivateKey) or not isinstance(second, mldsa.MLDSA65PrivateKey):
         raise FormatError(f"{places.keys}: the site key is not Ed25519 and ML-DSA-65", hint="restore it from the site's backup")
     return CryptoSigner(first), CryptoSigner(second)
+
+
+def site_keys(places: SitePlaces) -> tuple[SSlibKey, ...]:
+    """Return the public halves of the site key, from `site.pub`.
+
+    Raises:
+        HostError: it is missing.
+        FormatError: it does not hold two keys of this format.
+    """
+    path = places.keys / "site.pub"
+    keys = load_public_keys(read_small(path, limit=_MAX_KEY_BYTES), what=str(path))
+    if len(keys) != len(_PUBLIC["site.pub"]):
+        raise FormatError(f"{path}: expected two public keys, got {len(keys)}", hint="restore it from the site's backup")
+    return keys
 
 
 def _file(places: SitePlaces, name: str) -> Path:

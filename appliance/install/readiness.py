@@ -1,0 +1,51 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""What preflight measures against: the site's id, the floor of trusted time, and how much disk the release needs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from appliance.bundle.contents import ContentClass
+from appliance.install.authority import site_id
+from appliance.install.places import SitePlaces
+from appliance.install.preflight import Outlook
+from appliance.install.sitefile import Machine, Role, SiteFile
+from appliance.trust.client import VerifiedBundle
+from appliance.trust.clock import parse_instant
+from appliance.verify import load_trust
+
+_MIB = 1024**2
+_FLOOR = {Role.DEPOT: 512 * _MIB, Role.CONTROL_PLANE: 1536 * _MIB, Role.WORKER: 1024 * _MIB}
+"""Bytes needed whatever the release: packages, logs, and etcd on a control plane."""
+_UNPACKED = 3
+"""An image lies on a node once as it came (compressed) and once unpacked, about twice as large."""
+
+
+def outlook(site: SiteFile, places: SitePlaces, *, now: datetime, bundle: VerifiedBundle | None) -> Outlook:
+    """Return what preflight measures against; `bundle` is the release to install, None while the store is empty.
+
+    Raises:
+        HostError: the site was not initialised.
+        FormatError, VerificationError: the trust that this site keeps is not what it must be.
+    """
+    seen = load_trust(places.trust(site.line)).seen
+    floor = parse_instant(seen.issued, what="seen.json") if seen is not None else None
+    needed = {machine.name: disk_needed(machine, bundle) for machine in site.machines}
+    return Outlook(site_id=site_id(places), now=now, floor=floor, disk_needed=needed)
+
+
+def disk_needed(machine: Machine, bundle: VerifiedBundle | None) -> int:
+    """Return the bytes that an installation puts on `machine`, below /var (on the depot: below the state folder).
+
+    The depot's registry is hard links into the store, so a release costs it nothing again.
+    """
+    least = max((_FLOOR[role] for role in machine.roles if role in _FLOOR), default=0)
+    if bundle is None or not machine.in_cluster:
+        return least
+    models = _size(bundle, ContentClass.MODELS) if Role.WORKER in machine.roles else 0
+    return least + _UNPACKED * _size(bundle, ContentClass.IMAGES) + models
+
+
+def _size(bundle: VerifiedBundle, content_class: ContentClass) -> int:
+    return sum(blob.size for blob in bundle.contents[content_class].blobs)

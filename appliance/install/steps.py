@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""Live progress of a playbook: one line when a machine has done a step, and how long it took there."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+
+from appliance.adapters.playbook import TaskEvent, TaskStatus
+from appliance.progress import Progress
+
+_ROLE_WORDS = re.compile(r"[_-]+")
+
+
+@dataclass(slots=True, kw_only=True)
+class StepReporter:
+    """Turns task events into a note per machine and role, and counts tasks for the bar.
+
+    A role's line is said when the machine begins its next role, or at the end. `width` is the longest machine name.
+    """
+
+    progress: Progress
+    width: int = 8
+    began: float = field(default_factory=time.monotonic)
+    _current: dict[str, str] = field(default_factory=dict)
+    _since: dict[str, float] = field(default_factory=dict)
+    _changed: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, event: TaskEvent) -> None:
+        """Take one event."""
+        self.progress.advance(1)
+        step = _ROLE_WORDS.sub(" ", event.role or event.play)
+        if event.status is TaskStatus.SKIPPED:
+            return
+        if self._current.get(event.host) != step:
+            self._say(event.host)
+            self._current[event.host] = step
+            self._since[event.host] = time.monotonic() - event.seconds
+            self._changed[event.host] = 0
+        if event.status is TaskStatus.CHANGED:
+            self._changed[event.host] += 1
+        if event.status in {TaskStatus.FAILED, TaskStatus.UNREACHABLE}:
+            self.progress.note(f"{event.host:{self.width}}  {step}: {event.task}: {event.status.value}")
+
+    def finish(self) -> None:
+        """Say the last step of every machine."""
+        for host in sorted(self._current):
+            self._say(host)
+        self._current.clear()
+
+    def _say(self, host: str) -> None:
+        step = self._current.get(host)
+        if step is None:
+            return
+        changed = self._changed[host]
+        did = f"{changed} changed" if changed else "as it should be"
+        self.progress.note(f"{host:{self.width}}  {step}: {did} ({time.monotonic() - self._since[host]:.1f} s)")
