@@ -9,7 +9,6 @@ the rules of docs/bundle-format.md section 4.4 added. Each step trusts only what
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,10 +159,11 @@ def verify_metadata(
 def update_root(source: MetadataFiles, pinned_data: bytes) -> RootChain:
     """TUF 5.2 and 5.3: start from the pinned root, follow the chain; no root is believed because a bundle holds it.
 
-    Roots older than the pinned one travel for machines that pinned earlier; their links are checked the same way.
+    The whole chain from root 1 travels: roots older than the pinned one are for machines that pinned earlier, and their
+    links are checked the same way.
     """
     pinned = _read_root(pinned_data, what="pinned root")
-    check_signatures(pinned, "root", {"itself": pinned.signed}, what="pinned root")
+    check_signatures(pinned, "root", {"itself": pinned.signed}, what="pinned root", alone=True)
     line = line_of(pinned.signed, what="pinned root")
     versions = sorted(int(match[1]) for name in source.files if (match := _ROOT_NAME.fullmatch(name)))
     if not versions:
@@ -191,11 +191,9 @@ def update_root(source: MetadataFiles, pinned_data: bytes) -> RootChain:
                 hint="do not use this bundle: another publication uses the same line name",
             )
         found[number] = metadata
-    if pinned.signed.version not in found:
-        raise VerificationError(f"metadata/{pinned.signed.version}.root.json is missing, the root this side pinned", hint=_WHOLE)
-    for before, number in itertools.pairwise(versions):  # TUF 5.3.3: N, N+1, ... without a gap
-        if number != before + 1:
-            raise VerificationError(f"metadata/{before + 1}.root.json is missing: the root chain has a gap", hint=_WHOLE)
+    for expected, number in enumerate(versions, 1):  # TUF 5.3.3: 1, 2, ... without a gap
+        if number != expected:
+            raise VerificationError(f"metadata/{expected}.root.json is missing: the root chain has a gap", hint=_WHOLE)
     for number, metadata in found.items():  # TUF 5.3.4: signed by the threshold of root N and by its own
         links = {"itself": metadata.signed}
         if number - 1 in found:
@@ -228,9 +226,7 @@ def _check_seen_root(chain: RootChain, seen: SeenVersions | None) -> bool:
         )
     if chain.newest.version < seen.root:
         raise VerificationError(f"root went back from version {seen.root} to {chain.newest.version}", hint=_OLDER)
-    before = chain.roots.get(seen.root)
-    if before is None:
-        raise VerificationError(f"metadata/{seen.root}.root.json is missing, the last root this side saw", hint=_WHOLE)
+    before = chain.roots[seen.root]
     return any(set(before.roles[role].keyids) - set(chain.newest.roles[role].keyids) for role in ("timestamp", "snapshot"))
 
 

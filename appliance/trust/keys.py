@@ -109,7 +109,8 @@ def check_keys(keys: Mapping[str, Key], *, what: str) -> None:
             key's hash, or a key that is not in its canonical form.
     """
     seen: dict[bytes, str] = {}
-    for keyid, key in sorted(keys.items()):
+    ordered = sorted(keys.items())
+    for keyid, key in ordered:
         family(key)
         first = seen.setdefault(_spki(key), keyid)
         if first != keyid:
@@ -117,6 +118,7 @@ def check_keys(keys: Mapping[str, Key], *, what: str) -> None:
                 f"{what}: one public key stands under two identifiers, {first[:16]} and {keyid[:16]}",
                 hint="do not use this publication: one key could count twice",
             )
+    for keyid, key in ordered:
         if keyid_of(key) != keyid or key.unrecognized_fields or set(key.keyval) != {"public"}:
             raise VerificationError(
                 f"{what}: identifier {keyid[:16]} is not the hash of its key, {keyid_of(key)[:16]}",

@@ -3,8 +3,8 @@
 """Encrypted PKCS#8 with a key derivation that resists guessing.
 
 `cryptography` writes PBES2 with 2,048 rounds of PBKDF2; a passphrase deserves more. This writes the same structure
-with scrypt (RFC 7914 section 7: N = 2^15, r = 8, p = 1; 32 MiB) and AES-256-CBC (RFC 8018 section 6.2), which OpenSSL
-and `cryptography` read.
+with scrypt (RFC 7914 section 7: N = 2^14, r = 8, p = 5; 16 MiB, the most that OpenSSL reads by itself) and AES-256-CBC
+(RFC 8018 section 6.2). OpenSSL and `cryptography` read it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-_N: Final = 2**15
+_N: Final = 2**14
 _R: Final = 8
-_P: Final = 1
+_P: Final = 5
 _PBES2: Final = bytes.fromhex("06092a864886f70d01050d")
 _SCRYPT: Final = bytes.fromhex("06092b06010401da47040b")
 _AES_256_CBC: Final = bytes.fromhex("060960864801650304012a")

@@ -108,10 +108,13 @@ def check_delegator(delegator: Delegator, *, what: str) -> None:
         check_threshold(role, keys, what=f"{what}, role {name}")
 
 
-def check_signatures(metadata: AnyMetadata, role: str, delegators: Mapping[str, Delegator], *, what: str, partly: bool = False) -> None:
+def check_signatures(
+    metadata: AnyMetadata, role: str, delegators: Mapping[str, Delegator], *, what: str, partly: bool = False, alone: bool = False
+) -> None:
     """Check that each of `delegators` (by a name for errors) finds `role`'s threshold of signatures on `metadata`.
 
-    With `partly` (before the last person has signed) fewer are enough, but none may be wrong.
+    With `partly` (before the last person has signed) fewer are enough, but none may be wrong. With `alone` (a pinned root,
+    whose predecessor is not at hand) signatures by other keys are left unjudged.
 
     Raises:
         VerificationError: a signature by a foreign key, one that does not verify, or fewer than the threshold.
@@ -126,7 +129,8 @@ def check_signatures(metadata: AnyMetadata, role: str, delegators: Mapping[str, 
                 except UnverifiedSignatureError as error:
                     raise VerificationError(f"{what}: the signature by key {keyid[:16]} does not verify", hint=_AGAIN) from error
             allowed.add(keyid)
-    if foreign := metadata.signatures.keys() - allowed:
+    foreign = metadata.signatures.keys() - allowed
+    if foreign and not alone:
         raise VerificationError(
             f"{what}: signed by key {min(foreign)[:16]}, which is not a key of role {role}",
             hint="check that the bundle belongs to the publication that this side trusts",

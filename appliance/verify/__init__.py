@@ -90,7 +90,7 @@ def check_root(data: bytes, *, what: str) -> Root:
     """
     metadata = read_role(data, Root, what=what)
     check_delegator(metadata.signed, what=what)
-    check_signatures(metadata, "root", {"itself": metadata.signed}, what=what)
+    check_signatures(metadata, "root", {"itself": metadata.signed}, what=what, alone=True)
     check_line(line_of(metadata.signed, what=what))
     return metadata.signed
 

@@ -225,8 +225,10 @@ class Line:
 
 
 def path_of(files: Mapping[str, bytes], role: str) -> str:
-    """The path of `role`'s file (`N.role.json`), or of the target that ends so."""
-    return next(path for path in files if path.endswith(f".{role}.json") or path == f"{role}.json")
+    """The path of `role`'s newest file: `timestamp.json` or `N.role.json`."""
+    if role == "timestamp":
+        return "timestamp.json"
+    return max((path for path in files if path.endswith(f".{role}.json") and "/" not in path), key=lambda path: int(path.partition(".")[0]))
 
 
 def write_bundle(directory: Path, files: Mapping[str, bytes], blobs: Mapping[Digest, bytes]) -> Path:
