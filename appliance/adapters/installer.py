@@ -1,0 +1,220 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""The installer: this appliance, everything it imports and the publication's root as one reproducible file, `install.pyz`.
+
+It holds the wheels that `requirements/base.txt` pins by hash (fetched once by this machine's own pip into a cache,
+then used without a network), this very package with its playbooks, and `appliance/data/root.json`. shiv gives it the
+start that Debian's python3 understands; the archive is then written again in one fixed form (order, times, modes), so
+that two builds give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import appliance
+from appliance.adapters import disk
+from appliance.adapters.hashing import FileHashes, hash_file
+from appliance.errors import FormatError, HostError, ToolError
+
+INTERPRETER = "/usr/bin/python3 -sE"
+ROOT_FILE = "appliance/data/root.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_BUILT_AT = "1980-01-01 00:00:00"
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s\\;]+)")
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_PACKAGE = Path(appliance.__file__).resolve().parent
+_KEPT_SUFFIXES = {".py", ".typed", ".json", ".toml"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """One pinned distribution and the SHA-256 of every file that may be it."""
+
+    name: str
+    version: str
+    hashes: frozenset[str]
+
+
+def parse_requirements(text: str) -> tuple[Requirement, ...]:
+    """Return what a requirements file with hashes pins.
+
+    Raises:
+        FormatError: an entry without a version or without a hash.
+    """
+    found = []
+    for entry in re.sub(r"\\\n", " ", text).splitlines():
+        line = entry.strip()
+        if not line or line.startswith(("#", "-")):
+            continue
+        match = _REQUIREMENT.match(line)
+        hashes = frozenset(_HASH.findall(line))
+        if match is None or not hashes:
+            raise FormatError(f"requirements: {line[:80]!r} is not pinned by version and hash", hint="lock the requirements again")
+        found.append(Requirement(name=match[1], version=match[2], hashes=hashes))
+    return tuple(found)
+
+
+def requirements_file() -> Path:
+    """Return the pinned requirements of this appliance: in the package when installed, else in its source tree.
+
+    Raises:
+        HostError: neither is there.
+    """
+    for path in (_PACKAGE / "data" / "requirements.txt", _PACKAGE.parent / "requirements" / "base.txt"):
+        if path.is_file():
+            return path
+    raise HostError("this appliance has no list of its requirements", hint="run it from its installer or from its source tree")
+
+
+def build_installer(root_json: bytes, *, target: Path, cache: Path) -> FileHashes:
+    """Write `install.pyz` to `target` and return its hashes; wheels are kept in `cache`.
+
+    Raises:
+        ToolError: pip cannot fetch a wheel.
+        HostError: no space, or shiv or pip is not installed.
+    """
+    if importlib.util.find_spec("shiv") is None:
+        raise HostError("shiv is missing in this Python environment", hint="install the appliance with its pinned requirements")
+    requirements = requirements_file().read_bytes()
+    wheels = fetch_wheels(parse_requirements(requirements.decode()), cache / "wheels")
+    with tempfile.TemporaryDirectory(dir=cache, prefix="installer-") as scratch:
+        site = Path(scratch, "site")
+        for wheel in wheels:
+            _unpack(wheel, site)
+        _copy_own(site, requirements)
+        disk.make_directory(site / "appliance" / "data")
+        (site / ROOT_FILE).write_bytes(root_json)
+        raw = Path(scratch, "raw.pyz")
+        _archive(site, raw)
+        beside = target.with_name(f".{target.name}.new")
+        _write_again(raw, beside)
+    with disk.at(target):
+        beside.chmod(0o755)
+        beside.replace(target)
+    return hash_file(target)
+
+
+def fetch_wheels(requirements: tuple[Requirement, ...], folder: Path) -> list[Path]:
+    """Return a wheel for every requirement, by name, each of an allowed hash; what `folder` lacks, pip fetches.
+
+    Raises:
+        ToolError: pip fails.
+    """
+    disk.make_directory(folder)
+    have = _by_hash(folder)
+    missing = [each for each in requirements if not each.hashes & have.keys()]
+    if missing:
+        lines = [f"{each.name}=={each.version} " + " ".join(f"--hash=sha256:{one}" for one in sorted(each.hashes)) for each in missing]
+        wanted = folder / ".wanted.txt"
+        disk.write_atomic(wanted, "\n".join(lines).encode())
+        _pip("download", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), "-r", str(wanted))
+        wanted.unlink()
+        have = _by_hash(folder)
+    wheels = []
+    for each in requirements:
+        found = sorted(each.hashes & have.keys())
+        if not found:
+            raise ToolError(f"pip fetched no wheel for {each.name} {each.version}", step="fetch wheels", hint="run the same command again")
+        wheels.append(have[found[0]])
+    return sorted(wheels)
+
+
+def _by_hash(folder: Path) -> Mapping[str, Path]:
+    return {hash_file(path).digest.removeprefix("sha256:"): path for path in sorted(folder.glob("*.whl"))}
+
+
+def _pip(*arguments: str) -> None:
+    try:
+        done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise HostError(f"{sys.executable}: {error.strerror}", hint="install Python 3.11 with pip") from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        hint = "check that pip can reach its index (pip config list), then run the same command again"
+        raise ToolError(f"pip {arguments[0]} failed: {last}", step="fetch wheels", hint=hint)
+
+
+def _unpack(wheel: Path, site: Path) -> None:
+    """Unpack the importable files of one verified wheel; its programs are not needed."""
+    with disk.at(wheel), zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            parts = PurePosixPath(info.filename).parts
+            if info.is_dir() or not parts or ".." in parts or info.filename.startswith("/"):
+                continue
+            if parts[0].endswith(".data"):
+                if len(parts) < 3 or parts[1] not in {"purelib", "platlib"}:  # noqa: PLR2004 - <name>.data/<kind>/<file>
+                    continue
+                parts = parts[2:]
+            path = site.joinpath(*parts)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(info))
+
+
+def _own_files() -> Iterator[tuple[str, Path]]:
+    for path in _PACKAGE.rglob("*"):
+        relative = path.relative_to(_PACKAGE)
+        if path.is_file() and "__pycache__" not in relative.parts and (path.suffix in _KEPT_SUFFIXES or relative.parts[0] == "data"):
+            yield f"appliance/{relative.as_posix()}", path
+    playbooks = _PACKAGE.parent / "playbooks"
+    if not (_PACKAGE / "data" / "playbooks").is_dir() and playbooks.is_dir():
+        for path in playbooks.rglob("*"):
+            relative = path.relative_to(playbooks)
+            if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+                yield f"appliance/data/playbooks/{relative.as_posix()}", path
+
+
+def _copy_own(site: Path, requirements: bytes) -> None:
+    for name, path in _own_files():
+        target = site / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    data = site / "appliance" / "data"
+    disk.make_directory(data)
+    (data / "requirements.txt").write_bytes(requirements)
+
+
+def _archive(site: Path, target: Path) -> None:
+    from shiv.bootstrap.environment import Environment  # noqa: PLC0415 - only who builds an installer needs shiv
+    from shiv.builder import create_archive  # noqa: PLC0415
+
+    environment = Environment(
+        built_at=_BUILT_AT,
+        shiv_version="1",
+        build_id=_tree_digest(site),
+        entry_point="appliance.cli:main",
+        compile_pyc=False,
+        reproducible=True,
+    )
+    create_archive([site], target, INTERPRETER, "_bootstrap:bootstrap", environment, compressed=False)
+
+
+def _tree_digest(folder: Path) -> str:
+    """Return one digest of every file below `folder`: where an installer unpacks depends on it alone."""
+    state = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        state.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n".encode())
+    return state.hexdigest()
+
+
+def _write_again(raw: Path, target: Path) -> None:
+    """Write the archive with sorted names, one time and one mode."""
+    with disk.at(target), target.open("wb") as stream:
+        stream.write(f"#!{INTERPRETER}\n".encode("ascii"))
+        with zipfile.ZipFile(raw) as source, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in sorted(set(source.namelist())):
+                info = zipfile.ZipInfo(name, date_time=_EPOCH)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = 0o100644 << 16
+                info.create_system = 3
+                archive.writestr(info, source.read(name), compresslevel=6)
