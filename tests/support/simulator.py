@@ -156,6 +156,7 @@ class Line:
         release: Release | bytes | None = None,
         raw: Mapping[ContentClass, bytes] | None = None,
         signers: Sequence[CryptoSigner] | None = None,
+        statements: Sequence[bytes] = (),
     ) -> Files:
         """Metadata of a new release, counters raised. `raw` replaces a class's bytes; `signers` signs instead of all."""
         document = release if isinstance(release, bytes) else encode(release or self.release())
@@ -168,6 +169,7 @@ class Line:
             release=document,
             contents=data,
             now=self.now,
+            statements=statements,
         )
         return files
 

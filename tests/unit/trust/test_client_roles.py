@@ -17,10 +17,6 @@ from appliance.errors import FormatError, HostError
 from appliance.trust.client import MAX_FILES
 from appliance.trust.state import SeenVersions
 from tests.support.simulator import NOW, Line, path_of, person, sample_files
-
-Signed = dict[str, Any]
-
-
 from tests.unit.trust.refusals import refused, unchanged, without
 
 ROLES = ["timestamp", "snapshot", "targets", "images", "models", "charts", "os", "files", "installer", "policy", "code"]

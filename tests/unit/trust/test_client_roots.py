@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,10 +16,6 @@ from appliance.bundle.documents import encode
 from appliance.digests import digest_of
 from appliance.errors import FormatError, HostError, VerificationError
 from tests.support.simulator import Line, path_of, person, sample_files
-
-Signed = dict[str, Any]
-
-
 from tests.unit.trust.refusals import refused, without
 
 

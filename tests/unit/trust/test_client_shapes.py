@@ -17,10 +17,6 @@ from appliance.digests import digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError
 from appliance.trust.client import verify_metadata
 from tests.support.simulator import Files, Line, blob_of, bytes_of, contents_of, file_artifact
-
-Signed = dict[str, Any]
-
-
 from tests.unit.trust.refusals import refused
 
 
