@@ -20,7 +20,7 @@ from appliance.adapters import midstate
 from appliance.adapters.disk import at
 from appliance.adapters.hashing import RING, Advance, FileHashes, Twin, copy_range, hash_range, ignore
 from appliance.digests import CHUNK_BYTES, Digest, chunk_count, chunk_size
-from appliance.errors import FormatError, VerificationError
+from appliance.errors import FormatError, HostError, VerificationError
 
 _FICLONE = 0x40049409
 
@@ -51,6 +51,11 @@ class Resume:
 
     chunks: tuple[Digest, ...] = ()
     state: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """The bytes of those chunks, all of them full."""
+        return len(self.chunks) * CHUNK_BYTES
 
 
 def open_beneath(root: Path, relative: str) -> int:
@@ -85,10 +90,7 @@ def _open_in(folder: int, name: str, kind: int, path: Path) -> int:
             return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=folder)
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.ENOTDIR} and stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
-                raise VerificationError(
-                    f"{path}: {name!r} is a symbolic link; only the files themselves are taken",
-                    hint="copy the folder with `cp -rL` and name the copy in the profile",
-                ) from error
+                raise _symbolic_link(path, name) from error
             raise
 
 
@@ -125,7 +127,7 @@ def ingest(
                 def one(offset: int, length: int, twin: Twin | None) -> Digest:
                     return hash_range(opened, offset, length, path=path, twin=twin, advance=advance)
             else:
-                os.ftruncate(opened, len(begun.chunks) * CHUNK_BYTES)
+                os.ftruncate(opened, begun.size)
 
                 def one(offset: int, length: int, twin: Twin | None) -> Digest:
                     return copy_range(source, offset, length, target=opened, at_byte=offset, path=path, twin=twin, advance=advance)
@@ -136,6 +138,65 @@ def ingest(
         finally:
             os.close(opened)
         return hashes
+
+
+def hash_open(source: int, *, path: Path, advance: Advance = ignore) -> FileHashes:
+    """Read the open file `source` once and return what it is; `path` names it in errors.
+
+    Raises:
+        HostError: unreadable, or it changed while it was read.
+    """
+    before = os.fstat(source)
+
+    def one(offset: int, length: int, twin: Twin | None) -> Digest:
+        return hash_range(source, offset, length, path=path, twin=twin, advance=advance)
+
+    hashes = _pass(one, before.st_size, Resume(), None)
+    after = os.fstat(source)
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise HostError(f"{path}: changed while it was read", hint="stop what writes to it and run the same command again")
+    return hashes
+
+
+def walk_beneath(root: Path) -> tuple[str, ...]:
+    """Return the regular files below `root` by relative POSIX path, sorted; no symbolic link is followed or let pass.
+
+    Raises:
+        VerificationError: a symbolic link.
+        FormatError: a device, pipe or socket, or nothing at all.
+        HostError: unreadable.
+    """
+    found: list[str] = []
+    with at(root):
+        _walk(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), root, "", found)
+    if not found:
+        raise FormatError(f"{root}: an empty folder", hint="check the path in the profile")
+    return tuple(sorted(found))
+
+
+def _walk(folder: int, root: Path, prefix: str, found: list[str]) -> None:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                relative = f"{prefix}{entry.name}"
+                if entry.is_symlink():
+                    raise _symbolic_link(root / relative, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                    _walk(below, root, f"{relative}/", found)
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(relative)
+                else:
+                    raise FormatError(f"{root / relative}: expected a regular file", hint="remove it from the folder")
+    finally:
+        os.close(folder)
+
+
+def _symbolic_link(path: Path, name: str) -> VerificationError:
+    return VerificationError(
+        f"{path}: {name!r} is a symbolic link; only the files themselves are taken",
+        hint="copy the folder with `cp -rL` and name the copy in the profile",
+    )
 
 
 def _shared(source: int, target: Path) -> bool:

@@ -72,6 +72,23 @@ class Registry:
             except Transient as error:
                 pauses.after(error)
 
+    def small_blob(self, reference: Reference, digest: Digest, *, size: int) -> bytes:
+        """Return a blob of `size` bytes, at most MAX_MANIFEST_BYTES, such as an image's config.
+
+        Raises:
+            VerificationError: its bytes have another digest.
+            ToolError: it cannot be had, or is larger.
+        """
+        if size > MAX_MANIFEST_BYTES:
+            raise ToolError(f"{reference}: config {digest} of {size} bytes is too large", step="fetch a config")
+        pauses = Pauses(f"{reference}: blob {digest}", step="fetch a config", wait=self._web.wait)
+        while True:
+            try:
+                with self._open(reference, f"blobs/{digest}", {}) as answer:
+                    return _document(reference, digest, answer).data
+            except Transient as error:
+                pauses.after(error)
+
     def opener(self, reference: Reference, digest: Digest, *, manifest: bool) -> Callable[[int], AbstractContextManager[httpx.Response]]:
         """Return what opens the bytes of `digest` from an offset on, for the download cache."""
         path = f"manifests/{digest}" if manifest else f"blobs/{digest}"

@@ -222,6 +222,28 @@ class DownloadCache:
                 partial.rename(self.path(wanted.digest))
             return hashes
 
+    def adopt(self, path: Path, wanted: Wanted) -> FileHashes:
+        """Take the file `path`, which another program fetched onto this file system, in as `wanted`.
+
+        Raises:
+            VerificationError: it is something else; it is removed.
+        """
+        hashes = hash_file(path)
+        with at(path):
+            if (hashes.digest, hashes.size) != (wanted.digest, wanted.size):
+                path.unlink()
+                raise VerificationError(
+                    f"{wanted.what}: expected {wanted.digest} of {wanted.size} bytes, got {hashes.digest} of {hashes.size}",
+                    hint="run again; if it stays, lock again and look at what changed",
+                )
+            path.chmod(0o444)
+            path.rename(self.path(wanted.digest))
+        return hashes
+
+    def scratch(self, digest: Digest) -> Path:
+        """Return where another program may put the bytes of `digest`, for `adopt`."""
+        return self._partial / f"other-{hex_of(digest)}"
+
     def fetch_unknown(self, open_at: OpenAt, *, what: str, key: str, advance: Advance = ignore) -> FileHashes:
         """Fetch something whose digest is not known yet and keep it under the digest it turns out to have.
 
