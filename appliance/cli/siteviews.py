@@ -92,9 +92,8 @@ def show_status(output: Output, found: SiteStatus) -> None:
     """Show the whole site in one screen."""
     installed = found.installed
     if installed is not None:
-        say(
-            f"site {found.site}: {installed.name} {installed.version}, Kubernetes {installed.kubernetes}, since {installed.at} by {installed.by}"
-        )
+        say(f"site {found.site}: {installed.name} {installed.version}, Kubernetes {installed.kubernetes}")
+        say(f"installed {installed.at} by {installed.by}")
     else:
         say(f"site {found.site}: nothing is installed")
     rows = [_machine_row(machine) for machine in found.machines]
