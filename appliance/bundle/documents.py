@@ -32,7 +32,11 @@ MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of every record inside a document: frozen, keyword-only, unknown fields refused."""
+    """Base of every record inside a document: frozen, keyword-only, unknown fields refused.
+
+    A field at its default is not written. Defaults are empty (`""`, `()`, `{}`, `None`, `False`, `0`), never another
+    value: msgspec compares them by identity, so `""` written out is refused as another spelling, `"x"` would not be.
+    """
 
 
 class Document(Record, frozen=True, kw_only=True):

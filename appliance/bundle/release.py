@@ -10,12 +10,15 @@ from appliance.bundle.documents import Document, Record, Sha256
 
 
 class ChartRelease(Record, frozen=True, kw_only=True):
-    """A Helm release the site will have: `chart` names the artifact of class `charts`; `values` is canonical JSON."""
+    """A Helm release the site will have: `chart` names the artifact of class `charts`.
+
+    `values` is canonical JSON; empty: the chart's own values.
+    """
 
     name: str
     chart: str
     namespace: str
-    values: str = "{}"
+    values: str = ""
 
 
 class Release(Document, frozen=True, kw_only=True):
@@ -34,6 +37,6 @@ class Release(Document, frozen=True, kw_only=True):
     platform: str
     kubernetes: str
     charts: tuple[ChartRelease, ...]
-    engine: str = "{}"
+    engine: str = ""
     """Engine settings as canonical JSON; empty until models are served."""
     minimum_appliance: str
