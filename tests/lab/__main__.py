@@ -35,7 +35,7 @@ def down(given: argparse.Namespace) -> int:
 def status(given: argparse.Namespace) -> int:
     names = places.all_registered()
     if given.name not in names:
-        print(f"lab '{given.name}': none" + (f" (there are: {', '.join(names)})" if names else ""))
+        print(f"lab '{given.name}': not up" + (f" (there are: {', '.join(names)})" if names else ""))
         return 1
     lab = Lab.find(given.name)
     print(f"lab {lab.name}   state {lab.state}   logs {lab.log}")
@@ -145,6 +145,9 @@ def main() -> int:
     except LabError as error:
         print(f"lab: {error}\n  to do: {error.hint}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"lab: interrupted\n  to do: python -m tests.lab down --name {given.name}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

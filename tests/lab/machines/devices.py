@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -79,12 +79,9 @@ def judge(link: Mapping[str, object], numbers: Mapping[int, str]) -> tuple[str, 
 
 def namespace_numbers(path: Path, everyone: Mapping[str, Path]) -> dict[int, str]:
     """The numbers by which one namespace knows others, asked of the kernel (RTM_GETNSID); those it does not know are left out."""
-    handles = {name: os.open(other, os.O_RDONLY | os.O_CLOEXEC) for name, other in everyone.items()}
-    try:
+    with contextlib.ExitStack() as stack:
+        handles = {name: stack.enter_context(other.open()).fileno() for name, other in everyone.items()}
         found = network.inside(path, lambda: {name: _namespace_number(handle) for name, handle in handles.items()})
-    finally:
-        for handle in handles.values():
-            os.close(handle)
     return {number: name for name, number in found.items() if number >= 0}
 
 

@@ -56,7 +56,7 @@ class Lab:
         """
         _require_root()
         network.require_tools()
-        folder = (state or places.registered(places.checked_name(name)) or places.default_state(name)).resolve()
+        folder = (state or places.state_of(places.checked_name(name)) or places.default_state(name)).resolve()
         with places.locked(_lock(folder)):
             places.register(name, folder)
             wanted = plan.machines(machines, disks=dict(disks or {}))
@@ -70,7 +70,7 @@ class Lab:
     @staticmethod
     def find(name: str = "lab") -> Lab:
         """The lab of this name, up or down; raises LabError if there is none."""
-        state = places.registered(places.checked_name(name))
+        state = places.state_of(places.checked_name(name))
         lab = _load(state) if state else None
         if lab is None:
             raise LabError(f"there is no lab called '{name}'", hint=f"python -m tests.lab up --name {name}")
@@ -80,7 +80,7 @@ class Lab:
     def down(name: str = "lab", *, say: Callable[[str], None] = lambda _: None) -> None:
         """Remove everything of a lab but its logs, however it was left: processes, mounts, namespaces, control groups, disks."""
         _require_root()
-        state = places.registered(places.checked_name(name))
+        state = places.state_of(places.checked_name(name))
         if state is None:
             return
         with places.locked(_lock(state)):
@@ -231,21 +231,15 @@ class Lab:
 
     def put(self, place: str, source: Path | bytes, target: str, *, mode: int = 0o644) -> None:
         """Copy a file, a folder (its owners and modes are kept) or bytes to the path `target` on a running machine."""
+        receive = f'mkdir -p "$1" && cat > "$2.putting" && chmod {mode:o} "$2.putting" && mv -T "$2.putting" "$2"'
+        command = ["sh", "-c", receive, "put", str(Path(target).parent), target]
         if isinstance(source, bytes):
-            staged = self.state / f".put-{os.getpid()}-{abs(hash(target)):x}"
-            staged.write_bytes(source)
-            try:
-                self.put(place, staged, target, mode=mode)
-            finally:
-                staged.unlink()
-            return
-        parent = str(Path(target).parent)
-        if source.is_dir():
-            receive = 'mkdir -p "$1" && tar -C "$1" -xf -'
-            pipe(["tar", "-C", source, "-cf", "-", "."], self._entering(place, ["sh", "-c", receive, "put", target]), lab=self.name)
+            self.exec(place, command, input=source.decode("utf-8", "surrogateescape"))
+        elif source.is_dir():
+            unpack = ["sh", "-c", 'mkdir -p "$1" && tar -C "$1" -xf -', "put", target]
+            pipe(["tar", "-C", source, "-cf", "-", "."], self._entering(place, unpack), lab=self.name)
         else:
-            receive = f'mkdir -p "$1" && cat > "$2.putting" && chmod {mode:o} "$2.putting" && mv -T "$2.putting" "$2"'
-            pipe(["cat", source], self._entering(place, ["sh", "-c", receive, "put", parent, target]), lab=self.name)
+            pipe(["cat", source], self._entering(place, command), lab=self.name)
 
     def copy_from(self, place: str, source: str, target: Path) -> None:
         """Copy a file or folder from a running machine into the existing folder `target`."""

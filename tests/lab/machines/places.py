@@ -68,6 +68,14 @@ def registered(name: str) -> Path | None:
         return None
 
 
+def state_of(name: str) -> Path | None:
+    """The state folder of a lab that is registered, or, after this machine was switched off, lies where it would be by default."""
+    known = registered(name)
+    if known is None and default_state(name).is_dir():
+        return default_state(name).resolve()
+    return known
+
+
 def unregister(name: str) -> None:
     (REGISTRATIONS / name).unlink(missing_ok=True)
 
@@ -82,9 +90,20 @@ def all_registered() -> tuple[str, ...]:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`. The kernel gives it back when this process dies, however it dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is_at(path, handle.fileno()):
+                continue  # whoever held it before has removed the file: this is a lock on nothing
+            yield
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def remove_tree(path: Path) -> None:

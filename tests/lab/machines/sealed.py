@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,10 +28,16 @@ if TYPE_CHECKING:
     from tests.lab.machines.lab import Lab
 
 CONNECTED = "connected"
-# Prints "connected" or the kernel's reason.
-PROBE = (
-    "import socket,sys\ntry: socket.create_connection((sys.argv[1],int(sys.argv[2])),3); print('connected')\nexcept OSError as e: print(e)"
-)
+# For each address and port among its arguments one line: "connected", or the kernel's reason.
+PROBE = """
+import socket, sys
+for address, port in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        socket.create_connection((address, int(port)), 2).close()
+        print("connected")
+    except OSError as reason:
+        print(reason)
+"""
 # File systems that hold nothing of this machine's disks.
 DISKLESS = frozenset(
     {
@@ -78,10 +85,11 @@ class Report:
 
 def check(lab: Lab) -> Report:
     """Look, try, and write the report into the lab's log folder. Does not raise because of what it finds."""
-    spaces, strays = _namespaces(lab)
-    looked = devices.inspect(lab.name, spaces)
+    with contextlib.ExitStack() as stack:
+        spaces, strays = _namespaces(lab, stack)
+        looked = devices.inspect(lab.name, spaces)
     findings = [*strays, *(finding for space in looked for finding in space.findings)]
-    attempts, wrong = _attempts(lab)
+    attempts, wrong, outside = _attempts(lab)
     media, foreign = _bastion_mounts(lab)
     report = Report(
         lab=lab.name,
@@ -89,7 +97,7 @@ def check(lab: Lab) -> Report:
         findings=(*findings, *wrong, *foreign),
         namespaces=looked,
         attempts=tuple(attempts),
-        outside=_outside(lab),
+        outside=outside,
         media=tuple(media),
     )
     name = "sealed-" + report.at.replace(":", "").replace("+0000", "Z")
@@ -98,24 +106,33 @@ def check(lab: Lab) -> Report:
     return report
 
 
-def _namespaces(lab: Lab) -> tuple[dict[str, Path], list[str]]:
-    """Every network namespace of the lab by a name, each once, and a line for each process that is in this machine's own."""
+def _namespaces(lab: Lab, stack: contextlib.ExitStack) -> tuple[dict[str, Path], list[str]]:
+    """Every network namespace of the lab by a name, each once, and a line for each process that is in this machine's own.
+
+    The namespaces are held open until the stack is closed, so that none disappears with its last process.
+    """
     host = network.host_namespace().stat().st_ino
-    found = {place: network.namespace(lab.name, place) for place in ("switch", *plan.PLACES)}
-    known = {path.stat().st_ino for path in found.values()}
+    found: dict[str, Path] = {}
+    known = set()
     strays = []
+
+    def look(name: str, path: Path) -> None:
+        handle = stack.enter_context(path.open()).fileno()
+        number = os.fstat(handle).st_ino
+        if number == host:
+            strays.append(f"{name} is in this machine's own network namespace")
+        elif number not in known:
+            known.add(number)
+            found[name] = Path(f"/proc/{os.getpid()}/fd/{handle}")
+
+    for place in ("switch", *plan.PLACES):
+        look(place, network.namespace(lab.name, place))
     for machine in lab.machines:
         leader = lab.leader(machine.name)
-        pids = sorted(cgroups.members(lab.name, machine.name), key=lambda pid: pid != leader)
-        for pid in pids:
-            path = Path(f"/proc/{pid}/ns/net")
-            with contextlib.suppress(OSError):
-                number = path.stat().st_ino
-                if number == host:
-                    strays.append(f"{machine.name}: process {pid} is in this machine's own network namespace")
-                elif number not in known:
-                    known.add(number)
-                    found[machine.name if pid == leader else f"{machine.name}, process {pid}"] = path
+        for pid in sorted(cgroups.members(lab.name, machine.name), key=lambda pid: pid != leader):
+            # A process may end between being listed and being looked at.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                look(machine.name if pid == leader else f"{machine.name}, process {pid}", Path(f"/proc/{pid}/ns/net"))
     return found, strays
 
 
@@ -123,56 +140,55 @@ def _places(lab: Lab) -> list[str]:
     return [m.name for m in lab.machines if lab.leader(m.name) is not None] + list(plan.PLACES)
 
 
-def _probe(lab: Lab, place: str, address: str, port: int) -> str:
-    python = sys.executable if place in plan.PLACES else "python3"
-    return lab.exec(place, [python, "-c", PROBE, address, str(port)], timeout=30, check=False).stdout.strip() or "the prober failed"
+def _attempts(lab: Lab) -> tuple[list[str], list[str], dict[str, str]]:
+    """From every place, try a listener of its own, then one on each address of this machine, then `outside`.
 
-
-def _attempts(lab: Lab) -> tuple[list[str], list[str]]:
-    """Try to reach a listener of this machine from every place; give what happened and what of it should not have."""
-    seen, wrong = [], []
+    Gives all that happened, what of it should not have, and how each place fared with `outside`.
+    """
+    seen: list[str] = []
+    wrong: list[str] = []
+    outside: dict[str, str] = {}
     here = network.host_namespace()
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(max_workers=8) as pool:
-        for address in _own_addresses(lab):
-            port = stack.enter_context(network.listener(here, address)).getsockname()[1]
+    places = _places(lab)
+    with contextlib.ExitStack() as stack:
+
+        def listen(namespace: Path, address: str) -> tuple[str, int]:
+            return address, stack.enter_context(network.listener(namespace, address)).getsockname()[1]
+
+        ours = [listen(here, address) for address in _own_addresses(lab)]
+        for address, port in ours:
             with network.connect(here, address, port):
-                seen.append(f"control: this machine reaches its own listener {address}")
-            for place, result in zip(_places(lab), pool.map(lambda p, a=address, n=port: _probe(lab, p, a, n), _places(lab)), strict=True):
-                seen.append(f"{place} to this machine's {address}: {result}")
-                if result in {CONNECTED, "the prober failed"}:
-                    wrong.append(f"{place} to this machine's {address}: {result}")
-        for place in _places(lab):
-            result = _control(lab, place)
-            seen.append(f"control: {place} reaches a listener of its own: {result}")
-            if result != CONNECTED:
-                wrong.append(f"control: the prober in {place} reaches nothing at all: {result}")
-    return seen, wrong
+                seen.append(f"control: this machine reaches its own listener at {address}")
+        beyond = [listen(lab.netns("outside"), address) for address in (plan.OUTSIDE, plan.OUTSIDE6)]
+        # A machine's control is its own sshd on loopback, which no firewall of the product would stop.
+        controls = {place: listen(lab.netns(place), "127.0.0.1") if place in plan.PLACES else ("127.0.0.1", 22) for place in places}
+        with ThreadPoolExecutor(max_workers=len(places)) as pool:
+            outcomes = pool.map(lambda place: _probe(lab, place, [controls[place], *ours, *beyond]), places)
+            for place, results in zip(places, outcomes, strict=True):
+                seen.append(f"control: {place} reaches a listener of its own: {results[0]}")
+                if results[0] != CONNECTED:
+                    wrong.append(f"the prober in {place} reaches nothing at all: {results[0]}")
+                for (address, _), result in zip(ours, results[1:], strict=False):
+                    seen.append(f"{place} to this machine's {address}: {result}")
+                    if result == CONNECTED:
+                        wrong.append(f"{place} reaches this machine's {address}")
+                outside.update(
+                    {f"{place} ({address})": result for (address, _), result in zip(beyond, results[1 + len(ours) :], strict=False)}
+                )
+    return seen, wrong, outside
 
 
-def _control(lab: Lab, place: str) -> str:
-    """That the prober of a place can connect at all, to something no firewall of the product would stop."""
-    if place not in plan.PLACES:
-        return _probe(lab, place, "127.0.0.1", 22)
-    with network.listener(lab.netns(place), "127.0.0.1") as server:
-        return _probe(lab, place, "127.0.0.1", server.getsockname()[1])
+def _probe(lab: Lab, place: str, targets: list[tuple[str, int]]) -> list[str]:
+    """One line per target; a prober that does not run to its end says so in all of them."""
+    python = sys.executable if place in plan.PLACES else "python3"
+    done = lab.exec(place, [python, "-c", PROBE, *(str(word) for target in targets for word in target)], timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    return lines if len(lines) == len(targets) else [f"the prober failed: {done.stderr.strip()[-200:]}"] * len(targets)
 
 
 def _own_addresses(lab: Lab) -> list[str]:
     entries = json.loads(run(["ip", "-json", "address", "show", "scope", "global", "up"], lab=lab.name).stdout)
     return [info["local"] for entry in entries for info in entry.get("addr_info", []) if "local" in info]
-
-
-def _outside(lab: Lab) -> dict[str, str]:
-    """Which places reach `outside` through the router: all of them, as long as no guard stops them."""
-    places = [place for place in _places(lab) if place != "outside"]
-    results = {}
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        for address in (plan.OUTSIDE, plan.OUTSIDE6):
-            with network.listener(lab.netns("outside"), address) as server:
-                port = server.getsockname()[1]
-                outcomes = pool.map(lambda place, a=address, p=port: _probe(lab, place, a, p), places)
-                results.update({f"{place} ({address})": outcome for place, outcome in zip(places, outcomes, strict=True)})
-    return results
 
 
 def _bastion_mounts(lab: Lab) -> tuple[list[str], list[str]]:
