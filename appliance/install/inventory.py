@@ -14,6 +14,7 @@ The variables, which each role's `meta/argument_specs.yml` documents:
 | `appliance_release` | 64 hexadecimal digits of the release |
 | `appliance_kubernetes_version` | `v1.36.4` |
 | `appliance_files` | NAME: {path on the depot, sha256, version, size} of class files |
+| `appliance_installer` | the same for the installer of the release; `{}` when it carries none |
 | `appliance_images` | [{reference, index, manifest}] of class images |
 | `appliance_packages`, `appliance_packages_repo` | [{name, version, path, sha256}] of class os; their folder on the depot |
 | `appliance_registry_address` | `ADDRESS:5000` |
@@ -91,6 +92,7 @@ class ReleaseInputs:
     images: tuple[ReleaseImage, ...]
     packages: tuple[ReleasePackage, ...]
     models: tuple[ReleaseModel, ...]
+    installer: StoredFile | None
     registry_tree: Path
     packages_repo: Path
 
@@ -117,6 +119,7 @@ def variables(site: SiteFile, places: SitePlaces, site_id: str, release: Release
         "appliance_release": hex_of(release.digest),
         "appliance_kubernetes_version": release.kubernetes,
         "appliance_files": {file.name: _file(file) for file in release.files},
+        "appliance_installer": _file(release.installer) if release.installer is not None else {},
         "appliance_images": [{"reference": i.reference, "index": i.index, "manifest": i.manifest} for i in release.images],
         "appliance_packages": [
             {"name": p.name, "version": p.version, "path": p.path, "sha256": hex_of(p.digest)} for p in release.packages

@@ -67,6 +67,7 @@ def release_inputs(store: Store, stored: StoredRelease, *, registry_tree: Path, 
             for package in artifact.packages
         ),
         models=tuple(ReleaseModel(name=a.name, version=a.version, root=a.root) for a in contents[ContentClass.MODELS].artifacts),
+        installer=next((_file(store, stored, artifact) for artifact in contents[ContentClass.INSTALLER].artifacts), None),
         registry_tree=registry_tree,
         packages_repo=packages_repo,
     )
@@ -95,6 +96,12 @@ def check_release(stored: StoredRelease) -> None:
         raise FormatError(
             f"the release has no file {lacking[0]!r}, which every cluster needs (in all: {', '.join(lacking)})",
             hint="add it to the profile, make and carry a new bundle",
+        )
+    contents = stored.bundle.contents
+    if contents[ContentClass.MODELS].artifacts and not contents[ContentClass.INSTALLER].artifacts:
+        raise FormatError(
+            "the release has models but no installer, which nodes verify and place them with",
+            hint="write installer = true in the profile, make and carry a new bundle",
         )
 
 
