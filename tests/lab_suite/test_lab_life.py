@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import network
-from tests.lab.machines import Lab, LabError, plan
+from tests.lab.machines import Lab, LabError, cgroups, plan
 from tests.lab.machines.processes import wait_until
 
 BOOT_SECONDS = 10
@@ -85,6 +86,23 @@ def test_after_a_power_cut_of_all_machines_they_come_back_with_their_disks(lab: 
     assert lab.exec("cp1", ["systemctl", "is-active", "ssh", "lab-network"]).stdout.split() == ["active", "active"]
 
 
+def test_a_machine_that_reboots_itself_comes_back_without_its_old_control_groups(lab: Lab) -> None:
+    boot = _read(lab, "cp1", "/proc/sys/kernel/random/boot_id")
+    groups = [hierarchy.top / lab.name / "cp1" / "left-by-the-last-boot" for hierarchy in cgroups.hierarchies()]
+    for group in groups:
+        group.mkdir()
+    lab.exec("cp1", ["systemctl", "reboot"])
+
+    def back() -> bool:
+        with contextlib.suppress(LabError):
+            return _read(lab, "cp1", "/proc/sys/kernel/random/boot_id") != boot
+        return False
+
+    wait_until(back, seconds=30, what="cp1 to come back", hint="")
+    lab.start("cp1")
+    assert not any(group.exists() for group in groups)
+
+
 def test_a_machine_that_is_asked_goes_off_by_itself(lab: Lab) -> None:
     assert lab.stop("gpu1") == {"gpu1": True}
     with pytest.raises(LabError, match="gpu1 is off"):
@@ -109,7 +127,7 @@ def test_the_operators_key_opens_the_nodes_but_not_the_bastion(lab: Lab) -> None
     command = ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile=/run/known"]
     for name in ("cp1", "gpu1"):
         assert lab.exec("bastion", [*command, plan.machine(name).address, "hostname"]).stdout == f"{name}\n"
-    assert lab.exec("bastion", ["sh", "-c", "ls -A /root/.ssh"]).stdout.split() == ["authorized_keys", "id_ed25519", "id_ed25519.pub"]
+    assert lab.exec("bastion", ["ls", "-A", ".ssh"]).stdout.split() == ["authorized_keys", "id_ed25519", "id_ed25519.pub"]
     refused = lab.exec("bastion", [*command, plan.machine("bastion").address, "hostname"], check=False)
     assert refused.returncode == 255
     assert "Permission denied" in refused.stderr

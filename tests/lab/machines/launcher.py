@@ -14,8 +14,22 @@ from tests.lab.machines import cgroups, places
 from tests.lab.machines.errors import LabError
 from tests.lab.machines.processes import kill, start_detached, wait_until
 
-# Every word up to "--" is a cgroup.procs file the shell enters before it becomes the command after it.
-ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1" || { echo "cannot enter $1" >&2; exit 97; }; shift; done; shift; exec "$@"'
+# Every word up to "--" is a cgroup.procs file that a subshell enters ("0" is the writer itself) before it becomes the command after it.
+# 133 is how nspawn says that the machine wants to start again: that is a start like any other, without the previous one's control groups.
+SUPERVISE = """
+while :; do
+  (
+    while [ "$1" != -- ]; do echo 0 > "$1" || { echo "cannot enter $1"; exit 97; }; shift; done
+    shift; exec "$@"
+  )
+  status=$?
+  [ $status -eq 133 ] || exit $status
+  for door; do
+    [ "$door" != -- ] || break
+    find "${door%/*}" -mindepth 1 -depth -type d -exec rmdir {} \\; 2> /dev/null
+  done
+done
+"""
 ENVIRONMENT = {
     # kubelet and CNI plugins write below /proc/sys; kind and kube-spawn open it likewise.
     "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1",
@@ -48,7 +62,7 @@ def launch(lab: str, machine: str, root: Path, *, binds: Sequence[str], console:
     ]
     # nsenter, not `ip netns exec`: the latter remounts /sys, and nspawn then finds no control groups.
     switch = network.namespace(lab, "switch")
-    argv: list[str | Path] = ["sh", "-c", ENTER, f"lab-{lab}", *doors, "--", "nsenter", f"--net={switch}", *nspawn]
+    argv: list[str | Path] = ["sh", "-c", SUPERVISE, f"lab-{lab}-{machine}", *doors, "--", "nsenter", f"--net={switch}", *nspawn]
     start_detached(argv, lab=lab, console=console, env=ENVIRONMENT)
 
 
