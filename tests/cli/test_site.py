@@ -1,0 +1,202 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""`appliance site` as a person types it: what is printed where, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from appliance.adapters import host
+from appliance.adapters.host import HostKey
+from appliance.cli import app
+from appliance.errors import ToolError
+from tests.support.site import SITE, World, host_key
+
+
+class Terminal:
+    """A world and a way to type commands into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder)
+        self.root = folder / "root.json"
+        self.root.write_bytes(self.world.line.pin)
+        self.expected = folder / "expected"
+        self.expect(cp1="cp1", gpu1="gpu1")
+
+    def expect(self, **keys: str) -> None:
+        self.expected.write_text("".join(f"{name} {host_key(key).fingerprint}\n" for name, key in keys.items()))
+
+    def type(self, *words: str) -> Result:
+        return CliRunner().invoke(app, ["site", *words, "--state", str(self.world.places.state)])
+
+    def init(self, *words: str) -> Result:
+        return self.type("init", str(self.world.file), "--root", str(self.root), "--accept-host-keys", str(self.expected), *words)
+
+    def check(self, *words: str) -> Result:
+        return self.type("check", "--site", str(self.world.file), *words)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    def scan(name: str, *_: object) -> tuple[HostKey, ...]:
+        return (host_key(name),)
+
+    monkeypatch.setattr(host, "scan_host_keys", scan)
+    return Terminal(tmp_path)
+
+
+def test_init_shows_root_and_host_keys_and_says_what_it_made(terminal: Terminal) -> None:
+    done = terminal.init()
+    assert done.exit_code == 0, done.output
+    fingerprint = terminal.world.root.fingerprint
+    assert f"root of line acme, version 1, to be pinned:\n  {fingerprint}\n" in done.stderr
+    assert len(fingerprint.replace(" ", "")) == 64
+    assert f"cp1 (10.20.0.11) ssh-ed25519 {host_key('cp1').fingerprint}" in done.stderr
+    assert done.stdout.split()[0] == "changed"
+    assert "key site-ml-dsa-65" in done.stdout
+    assert "site policy, serial 1" in done.stdout
+
+
+def test_init_a_second_time_changes_nothing(terminal: Terminal) -> None:
+    terminal.init()
+    done = terminal.init("-o", "json")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"site": "harbour", "serial": 1, "changed": []})
+    assert "pinned already" in done.stderr
+
+
+def test_init_without_a_terminal_and_without_fingerprints_is_refused(terminal: Terminal) -> None:
+    done = terminal.type("init", str(terminal.world.file), "--root", str(terminal.root))
+    assert done.exit_code == 2
+    assert "appliance: error: nobody is here to compare the fingerprints" in done.stderr
+    assert "--accept-host-keys FILE" in done.stderr
+    assert not terminal.world.places.state.exists()
+
+
+def test_init_with_another_host_key_than_expected_is_exit_3_and_nothing_is_written(terminal: Terminal) -> None:
+    terminal.expect(cp1="cp1", gpu1="evil")
+    done = terminal.init()
+    assert done.exit_code == 3
+    assert "gpu1 (10.20.0.21): wrong ssh host key" in done.stderr
+    assert host_key("evil").fingerprint in done.stderr
+    assert not terminal.world.places.state.exists()
+
+
+def test_init_without_a_root_says_where_it_comes_from(terminal: Terminal) -> None:
+    done = terminal.type("init", str(terminal.world.file), "--accept-host-keys", str(terminal.expected))
+    assert done.exit_code == 2
+    assert "--root root.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [('"none"', '"nvidia"', 2), ('"none"', '"tpu"', 4), ("10.20.0.21", "10.20.0.11", 4), ('line = "acme"', 'line = "other"', 3)],
+)
+def test_init_refuses_a_site_file_with_the_exit_code_of_who_must_act(terminal: Terminal, old: str, new: str, code: int) -> None:
+    terminal.world.write(SITE.replace(old, new))
+    done = terminal.init()
+    assert done.exit_code == code
+    assert "appliance: hint: " in done.stderr
+    assert not terminal.world.places.state.exists()
+
+
+@pytest.mark.parametrize("command", [["check"], ["install"], ["install", "--plan"], ["status"], ["reset", "--confirm", "harbour"]])
+def test_every_command_before_init_says_so(terminal: Terminal, command: list[str]) -> None:
+    done = terminal.type(*command)
+    assert done.exit_code == 5
+    assert "no site here yet" in done.stderr
+
+
+def test_a_site_file_that_changed_must_be_accepted_first(terminal: Terminal) -> None:
+    terminal.init()
+    terminal.world.write(SITE + "# a comment\n")
+    done = terminal.check()
+    assert done.exit_code == 2
+    assert f"run site init {terminal.world.file} to accept it" in done.stderr
+
+
+def test_check_names_machines_that_cannot_be_logged_in_to(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    terminal.init()
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'root@x: Permission denied (publickey).' >&2; exit 255\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    done = terminal.check("-o", "json")
+    assert done.exit_code == 5
+    found = json.loads(done.stdout)
+    assert found["failures"][:2] == ["cp1: login", "gpu1: login"]
+    login = next(one for one in found["checks"] if one["name"] == "login")
+    assert "ssh refuses root" in login["measured"]
+    assert login["state"] == "fail"
+
+
+def test_check_refuses_a_machine_with_another_host_key_by_name_and_fingerprints(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    terminal.init()
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'Host key verification failed.' >&2; exit 255\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(host, "scan_host_keys", lambda name, *_: (host_key(f"evil-{name}"),))
+    done = terminal.check()
+    assert done.exit_code == 3
+    assert (
+        f"cp1 (10.20.0.11): wrong ssh host key: expected {host_key('cp1').fingerprint}, got {host_key('evil-cp1').fingerprint}"
+        in done.stderr
+    )
+
+
+def test_a_machine_that_does_not_answer_is_exit_6_and_nothing_is_written(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(name: str, *_: object) -> tuple[HostKey, ...]:
+        raise ToolError(f"{name}: no ssh server answers", step="ssh-keyscan", hint="start the machine")
+
+    monkeypatch.setattr(host, "scan_host_keys", scan)
+    done = terminal.init()
+    assert done.exit_code == 6
+    assert "no ssh server answers" in done.stderr
+    assert not terminal.world.places.state.exists()
+
+
+def test_the_plan_is_shown_from_the_store_alone(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal.init()
+    terminal.world.import_release()
+    monkeypatch.setattr(host, "talk", None)
+    done = terminal.type("install", "--plan", "--site", str(terminal.world.file))
+    assert done.exit_code == 0, done.output
+    assert "release tiny 1.0.0" in done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("cp1"))
+    for word in ("control-plane", "kubeadm 1", "containerd", "9.8 KiB"):
+        assert word in row
+    as_json = json.loads(terminal.type("install", "--plan", "-o", "json").stdout)
+    assert [machine["machine"] for machine in as_json["machines"]] == ["depot", "cp1", "gpu1"]
+
+
+def test_install_with_an_empty_store_is_exit_5(terminal: Terminal) -> None:
+    terminal.init()
+    done = terminal.type("install")
+    assert done.exit_code == 5
+    assert "media read" in done.stderr
+
+
+def test_reset_without_the_name_is_exit_2(terminal: Terminal) -> None:
+    terminal.init()
+    assert terminal.type("reset").exit_code == 2
+    done = terminal.type("reset", "gpu1", "--confirm", "harbor")
+    assert done.exit_code == 2
+    assert "expected the site's name 'harbour', got 'harbor'" in done.stderr
+
+
+def test_no_private_key_is_ever_printed(terminal: Terminal) -> None:
+    printed = "".join(
+        done.stdout + done.stderr for done in (terminal.init(), terminal.init("-o", "json"), terminal.check(), terminal.type("status"))
+    )
+    keys = list(terminal.world.places.keys.glob("*.key"))
+    assert len(keys) == 5
+    for key in keys:
+        assert key.read_text().splitlines()[1][:32] not in printed
