@@ -341,3 +341,24 @@ def locked(path: Path, *, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Hold the folder `path` itself while the block runs: nothing is written there for it.
+
+    Raises:
+        HostError: another process holds it.
+    """
+    with at(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HostError(
+                f"{path} is in use by another process", hint="wait until that command has ended, then run this one again"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)

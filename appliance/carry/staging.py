@@ -326,4 +326,5 @@ class Staging:
 
     def forget_set(self, name: Digest) -> None:
         """Forget the visits of a set whose release is complete."""
-        (self.folder / f"{hex_of(name)}.parts").unlink(missing_ok=True)
+        with suppress(OSError):  # a leftover is only a note of what was read
+            (self.folder / f"{hex_of(name)}.parts").unlink(missing_ok=True)

@@ -86,11 +86,8 @@ def write_media(bundle: Path, target: Path, *, part_size: int, workers: int, wri
     plan = plan_parts(listing.release, listing.blobs, listing.metadata, part_size=part_size)
     check_sizes(listing)
     disk.make_directory(target)
-    with disk.locked(target / f".{stem(listing.release)}.lock", what=str(target)):
-        try:
-            return _write_set(listing, plan, target, workers, written_by, progress)
-        finally:
-            (target / f".{stem(listing.release)}.lock").unlink(missing_ok=True)
+    with disk.locked_folder(target):
+        return _write_set(listing, plan, target, workers, written_by, progress)
 
 
 def _write_set(listing: Listing, plan: MediaPlan, target: Path, workers: int, written_by: str, progress: Progress) -> WrittenSet:  # noqa: PLR0917 - private
