@@ -19,9 +19,8 @@ from appliance.adapters.disk import locked
 from appliance.adapters.parallel import default_workers
 from appliance.adapters.playbook import run_playbook
 from appliance.errors import HostError, VerificationError
-from appliance.install import preflight, readiness
+from appliance.install import charting, preflight, readiness
 from appliance.install.authority import ensure_certificate, site_id
-from appliance.install.charting import ensure_charts
 from appliance.install.checks import Check, State
 from appliance.install.cluster import cluster_of, wait_until_well
 from appliance.install.initialise import LOCK_WHAT
@@ -86,6 +85,7 @@ def install(site: SiteFile, places: SitePlaces, *, now: datetime, progress: Prog
         store = Store(places.state)
         with phases.phase("verify the release in the store"):
             stored = verified_release(store, site, now=now, progress=progress)
+            wanted = charting.charts_wanted(site, store, stored)
         with phases.phase("look at the machines"):
             outlook = readiness.outlook(site, places, now=now, bundle=stored.bundle)
             checks = preflight.look(site, places, outlook, progress=progress)
@@ -98,7 +98,8 @@ def install(site: SiteFile, places: SitePlaces, *, now: datetime, progress: Prog
         with phases.phase("machines"):
             changed = _run(site, places, inputs, progress)
         with phases.phase("charts"):
-            charts = ensure_charts(site, places, store, stored, progress=progress)
+            progress.start("charts", unit="charts")
+            charts = charting.ensure(wanted, places)
         with phases.phase("wait until all is well"):
             progress.start("wait until all is well", unit="pods")
             pods = wait_until_well(site, cluster_of(places), seconds=WELL_SECONDS, progress=progress)

@@ -137,7 +137,7 @@ def _ask_units(machine: Machine, login: Login) -> tuple[Mapping[str, str], str]:
     try:
         done = host.run_on(login, ["systemctl", "is-active", *units], seconds=20)
     except ToolError as error:
-        return {}, error.message
+        return {}, error.message.removeprefix(f"{machine.name}: ")
     return dict(zip(units, done.output.decode(errors="replace").split(), strict=False)), ""
 
 

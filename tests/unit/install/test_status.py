@@ -224,7 +224,7 @@ def test_a_machine_that_does_not_answer_is_a_problem_and_not_an_error(
 ) -> None:
     installed.silent = {"gpu1"}
     found = look(installed, kubectl([node("cp1"), node("gpu1")], []), monkeypatch)
-    assert found.problems == ("gpu1: gpu1: ssh failed: No route to host",)
+    assert found.problems == ("gpu1: ssh failed: No route to host",)
 
 
 def test_an_api_that_is_away_is_a_problem_and_not_an_error(
