@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.adapters import disk
+from appliance.adapters.hashing import hash_file
 from appliance.bundle.contents import Blob
 from appliance.digests import Digest, hex_of
 from appliance.progress import SILENT, Progress
@@ -70,7 +71,7 @@ def _broken_links(store: Store, release: StoredRelease) -> list[Finding]:
     found = [
         Finding(path=path, wrong=Wrong.DAMAGED, detail="not a link to the store's blob")
         for path in top.glob("*/*/data")
-        if not _same(path, store.blobs / path.parent.name)
+        if not _serves_what_it_names(store, release, path)
     ]
     for contents in release.bundle.contents.values():
         for artifact in contents.artifacts:
@@ -79,6 +80,14 @@ def _broken_links(store: Store, release: StoredRelease) -> list[Finding]:
                 if os.path.lexists(path) and not _same(path, store.blobs / hex_of(package.digest)):
                     found.append(Finding(path=path, wrong=Wrong.DAMAGED, detail="not a link to the store's blob"))
     return found
+
+
+def _serves_what_it_names(store: Store, release: StoredRelease, path: Path) -> bool:
+    """Whether a file of the registry tree is the store's blob, or, for metadata, has the bytes that its name says."""
+    digest = Digest(f"sha256:{path.parent.name}")
+    if digest in release.bundle.blobs:
+        return _same(path, store.blob_path(digest))
+    return hash_file(path).digest == digest
 
 
 def _same(one: Path, other: Path) -> bool:

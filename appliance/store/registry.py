@@ -6,7 +6,9 @@ Layout: distribution's `registry/storage/paths.go` (v3.1). Repositories:
 
 * images under their upstream host, `registry.k8s.io/pause:3.10.2`, so that one registry serves every host without two
   names meeting; containerd asks for `/v2/<host>/<name>` (`override_path` in `hosts.toml`);
-* `charts/<name>:<version>`, `models/<name>:<version>`, `files/<name>:<version>`.
+* `charts/<name>:<version>`, `models/<name>:<version>`, `files/<name>:<version>`;
+* `appliance/metadata:<release>`, the files below `metadata/`, linked from the release's folder, so that a node can verify
+  what it takes from its own pinned root.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from pathlib import Path
 
 from appliance.bundle.contents import Artifact, Blob, ContentClass
 from appliance.bundle.formats import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from appliance.digests import Digest, hex_of
+from appliance.bundle.metadata_artifact import METADATA_REPOSITORY, MetadataArtifact, metadata_artifact
+from appliance.digests import Digest, digest_of, hex_of
 from appliance.errors import FormatError
 from appliance.store import Store, StoredRelease
-from appliance.store.trees import contents_digest, ensure_tree, link_blob, put_text, require_one_filesystem
+from appliance.store.trees import contents_digest, ensure_tree, link_blob, link_file, put_text, require_one_filesystem
 
 SERVED = (ContentClass.IMAGES, ContentClass.MODELS, ContentClass.CHARTS, ContentClass.FILES)
 _MANIFESTS = {OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST}
@@ -40,13 +43,15 @@ def registry_tree(store: Store, release: StoredRelease) -> Path:
     place = release.path / "registry"
     require_one_filesystem(store, release.path)
     contents = [release.bundle.contents[each] for each in SERVED if each in release.bundle.contents]
+    metadata = metadata_artifact(release.bundle.metadata)
 
     def fill(folder: Path) -> None:
         for each in contents:
             for artifact in each.artifacts:
                 _link_artifact(store, folder, each.content_class, artifact, release.bundle.blobs)
+        _link_metadata(folder, release, metadata)
 
-    ensure_tree(place, contents_digest(contents), fill)
+    ensure_tree(place, digest_of(f"{contents_digest(contents)}\n{digest_of(metadata.manifest)}".encode("ascii")), fill)
     return place
 
 
@@ -61,7 +66,7 @@ def repository_of(content_class: ContentClass, artifact: Artifact) -> tuple[str,
         if "/" in tag or not name:
             name, tag = artifact.name.partition("@")[0], "latest"
     else:
-        name, tag = f"{content_class.value}/{artifact.name}", _NOT_IN_TAGS.sub("_", artifact.version)
+        name, tag = f"{content_class.value}/{artifact.name.lower()}", _NOT_IN_TAGS.sub("_", artifact.version)
     if _REPOSITORY.fullmatch(name) is None or _TAG.fullmatch(tag) is None:
         raise FormatError(
             f"{artifact.name} {artifact.version} cannot be served by a registry as {name}:{tag}",
@@ -85,9 +90,30 @@ def _link_artifact(store: Store, folder: Path, content_class: ContentClass, arti
     manifests = manifests_of(content_class, artifact)
     for digest in artifact.blobs:
         digits = hex_of(blobs[digest].digest)
-        link_blob(store, digest, top / "blobs" / "sha256" / digits[:2] / digits / "data")
+        link_blob(store, digest, _data(top, digest))
         kind = Path("_manifests", "revisions") if digest in manifests else Path("_layers")
         put_text(place / kind / "sha256" / digits / "link", digest)
     tags = place / "_manifests" / "tags" / tag
     put_text(tags / "index" / "sha256" / hex_of(artifact.root) / "link", artifact.root)
     put_text(tags / "current" / "link", artifact.root)
+
+
+def _link_metadata(folder: Path, release: StoredRelease, metadata: MetadataArtifact) -> None:
+    """Serve the release's metadata. When it is exchanged for newer, the tag moves; what was served before stays."""
+    top = folder / "docker" / "registry" / "v2"
+    place = top / "repositories" / METADATA_REPOSITORY
+    manifest, config = digest_of(metadata.manifest), digest_of(metadata.config)
+    for digest, path in metadata.layers.items():
+        link_file(release.path / "metadata" / path, digest, _data(top, digest))
+    for digest, data in ((manifest, metadata.manifest), (config, metadata.config)):
+        put_text(_data(top, digest), data.decode("utf-8"))
+    for digest in (*metadata.layers, config):
+        put_text(place / "_layers" / "sha256" / hex_of(digest) / "link", digest)
+    put_text(place / "_manifests" / "revisions" / "sha256" / hex_of(manifest) / "link", manifest)
+    tags = place / "_manifests" / "tags" / hex_of(release.digest)
+    put_text(tags / "index" / "sha256" / hex_of(manifest) / "link", manifest)
+    put_text(tags / "current" / "link", manifest)
+
+
+def _data(top: Path, digest: Digest) -> Path:
+    return top / "blobs" / "sha256" / hex_of(digest)[:2] / hex_of(digest) / "data"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from appliance.adapters import disk
+from appliance.adapters.hashing import hash_file
 from appliance.bundle.contents import ContentClass, Contents
 from appliance.bundle.documents import encode
 from appliance.digests import Digest, digest_of
@@ -72,6 +73,21 @@ def link_blob(store: Store, digest: Digest, target: Path) -> None:
         raise HostError(f"{source} is not in the store", hint="read the media again: appliance media read DIR...") from error
     except OSError as error:
         raise disk.host_error(error, target) from error
+
+
+def link_file(source: Path, digest: Digest, target: Path) -> None:
+    """Hard-link a verified small file to `target`; nothing to do if those very bytes are there already.
+
+    Raises:
+        HostError: other bytes are there, or `target` is on another file system.
+    """
+    with disk.at(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError as error:
+            if hash_file(target).digest != digest:
+                raise HostError(f"{target} is not {digest}", hint=f"remove {target.parent} and run this again") from error
 
 
 def require_one_filesystem(store: Store, place: Path) -> None:
