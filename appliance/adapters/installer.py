@@ -3,33 +3,38 @@
 """The installer: this appliance, everything it imports and the publication's root as one reproducible file, `install.pyz`.
 
 It holds the wheels that `requirements/base.txt` pins by hash (fetched once by this machine's own pip into a cache,
-then used without a network), this very package with its playbooks, and `appliance/data/root.json`. shiv gives it the
-start that Debian's python3 understands; the archive is then written again in one fixed form (order, times, modes), so
-that two builds give the same bytes.
+then used without a network), this very package with its playbooks, and `appliance/data/root.json`. shiv's
+bootstrap gives it the start that Debian's python3 understands; the archive is written in one fixed form (order, times,
+modes), so that two builds give the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import importlib.util
+import os
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import appliance
 from appliance.adapters import disk
 from appliance.adapters.hashing import FileHashes, hash_file
+from appliance.digests import digest_of
 from appliance.errors import FormatError, HostError, ToolError
 
 INTERPRETER = "/usr/bin/python3 -sE"
 ROOT_FILE = "appliance/data/root.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _BUILT_AT = "1980-01-01 00:00:00"
+_FORM = 1
+_LEVEL = 6
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s\\;]+)")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _PACKAGE = Path(appliance.__file__).resolve().parent
@@ -77,7 +82,7 @@ def requirements_file() -> Path:
 
 
 def build_installer(root_json: bytes, *, target: Path, cache: Path) -> FileHashes:
-    """Write `install.pyz` to `target` and return its hashes; wheels are kept in `cache`.
+    """Write `install.pyz` to `target` and return its hashes; wheels and finished installers are kept in `cache`.
 
     Raises:
         ToolError: pip cannot fetch a wheel.
@@ -87,21 +92,25 @@ def build_installer(root_json: bytes, *, target: Path, cache: Path) -> FileHashe
         raise HostError("shiv is missing in this Python environment", hint="install the appliance with its pinned requirements")
     requirements = requirements_file().read_bytes()
     wheels = fetch_wheels(parse_requirements(requirements.decode()), cache / "wheels")
-    with tempfile.TemporaryDirectory(dir=cache, prefix="installer-") as scratch:
-        site = Path(scratch, "site")
-        for wheel in wheels:
-            _unpack(wheel, site)
-        _copy_own(site, requirements)
-        disk.make_directory(site / "appliance" / "data")
-        (site / ROOT_FILE).write_bytes(root_json)
-        raw = Path(scratch, "raw.pyz")
-        _archive(site, raw)
-        beside = target.with_name(f".{target.name}.new")
-        _write_again(raw, beside)
-    with disk.at(target):
-        beside.chmod(0o755)
-        beside.replace(target)
-    return hash_file(target)
+    own = dict(_own_files())
+    own["appliance/data/requirements.txt"] = requirements
+    own[ROOT_FILE] = root_json
+    build_id = _build_id(wheels, own)
+    finished = cache / "installers" / f"{build_id}.pyz"
+    disk.make_directory(finished.parent)
+    if not finished.is_file():
+        fresh = finished.with_suffix(f".{os.getpid()}.new")
+        _write(fresh, wheels, own, build_id)
+        disk.write_atomic(finished.with_suffix(".digest"), hash_file(fresh).digest.encode("ascii"))
+        with disk.at(finished):
+            fresh.rename(finished)
+    target.unlink(missing_ok=True)
+    hashes = hash_file(finished, copy_to=target, mode=0o755)
+    if hashes.digest.encode("ascii") != finished.with_suffix(".digest").read_bytes():
+        finished.unlink()
+        target.unlink()
+        raise HostError(f"{finished}: changed since it was built", hint="run the same command again: it is built anew")
+    return hashes
 
 
 def fetch_wheels(requirements: tuple[Requirement, ...], folder: Path) -> list[Path]:
@@ -144,77 +153,69 @@ def _pip(*arguments: str) -> None:
         raise ToolError(f"pip {arguments[0]} failed: {last}", step="fetch wheels", hint=hint)
 
 
-def _unpack(wheel: Path, site: Path) -> None:
-    """Unpack the importable files of one verified wheel; its programs are not needed."""
-    with disk.at(wheel), zipfile.ZipFile(wheel) as archive:
-        for info in archive.infolist():
-            parts = PurePosixPath(info.filename).parts
-            if info.is_dir() or not parts or ".." in parts or info.filename.startswith("/"):
+def _members(wheel: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """Yield the importable files of one verified wheel by their place in site-packages; its programs are not needed."""
+    for info in wheel.infolist():
+        parts = PurePosixPath(info.filename).parts
+        if info.is_dir() or not parts or ".." in parts or info.filename.startswith("/"):
+            continue
+        if parts[0].endswith(".data"):
+            if len(parts) < 3 or parts[1] not in {"purelib", "platlib"}:  # noqa: PLR2004 - <name>.data/<kind>/<file>
                 continue
-            if parts[0].endswith(".data"):
-                if len(parts) < 3 or parts[1] not in {"purelib", "platlib"}:  # noqa: PLR2004 - <name>.data/<kind>/<file>
-                    continue
-                parts = parts[2:]
-            path = site.joinpath(*parts)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(info))
+            parts = parts[2:]
+        yield "/".join(parts), info
 
 
-def _own_files() -> Iterator[tuple[str, Path]]:
+def _own_files() -> Iterator[tuple[str, bytes]]:
     for path in _PACKAGE.rglob("*"):
         relative = path.relative_to(_PACKAGE)
         if path.is_file() and "__pycache__" not in relative.parts and (path.suffix in _KEPT_SUFFIXES or relative.parts[0] == "data"):
-            yield f"appliance/{relative.as_posix()}", path
+            yield f"appliance/{relative.as_posix()}", path.read_bytes()
     playbooks = _PACKAGE.parent / "playbooks"
     if not (_PACKAGE / "data" / "playbooks").is_dir() and playbooks.is_dir():
         for path in playbooks.rglob("*"):
             relative = path.relative_to(playbooks)
             if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
-                yield f"appliance/data/playbooks/{relative.as_posix()}", path
+                yield f"appliance/data/playbooks/{relative.as_posix()}", path.read_bytes()
 
 
-def _copy_own(site: Path, requirements: bytes) -> None:
-    for name, path in _own_files():
-        target = site / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    data = site / "appliance" / "data"
-    disk.make_directory(data)
-    (data / "requirements.txt").write_bytes(requirements)
+def _build_id(wheels: Sequence[Path], own: Mapping[str, bytes]) -> str:
+    """Return one digest of all that goes in: where an installer unpacks depends on it, and a finished one is found by it."""
+    lines = [f"{hash_file(wheel).digest}  {wheel.name}" for wheel in wheels]
+    lines += [f"{digest_of(data)}  {name}" for name, data in sorted(own.items())]
+    lines += [f"{digest_of(data)}  {name}" for name, data in _bootstrap()]
+    return hashlib.sha256("\n".join([INTERPRETER, str(_FORM), *lines]).encode()).hexdigest()
 
 
-def _archive(site: Path, target: Path) -> None:
+def _bootstrap() -> list[tuple[str, bytes]]:
+    """Return the files of shiv that start the installer: they unpack it once and put it on the path."""
+    folder = importlib.resources.files("shiv.bootstrap")
+    files = [(f"_bootstrap/{each.name}", each.read_bytes()) for each in folder.iterdir() if each.name.endswith(".py")]
+    return sorted(files)
+
+
+def _write(target: Path, wheels: Sequence[Path], own: Mapping[str, bytes], build_id: str) -> None:
+    """Write the archive in shiv's form: names sorted, one time, one mode, one compression."""
     from shiv.bootstrap.environment import Environment  # noqa: PLC0415 - only who builds an installer needs shiv
-    from shiv.builder import create_archive  # noqa: PLC0415
 
     environment = Environment(
-        built_at=_BUILT_AT,
-        shiv_version="1",
-        build_id=_tree_digest(site),
-        entry_point="appliance.cli:main",
-        compile_pyc=False,
-        reproducible=True,
+        built_at=_BUILT_AT, shiv_version="1", build_id=build_id, entry_point="appliance.cli:main", compile_pyc=False, reproducible=True
     )
-    create_archive([site], target, INTERPRETER, "_bootstrap:bootstrap", environment, compressed=False)
-
-
-def _tree_digest(folder: Path) -> str:
-    """Return one digest of every file below `folder`: where an installer unpacks depends on it alone."""
-    state = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        state.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n".encode())
-    return state.hexdigest()
-
-
-def _write_again(raw: Path, target: Path) -> None:
-    """Write the archive with sorted names, one time and one mode."""
-    with disk.at(target), target.open("wb") as stream:
+    fixed = {f"site-packages/{name}": data for name, data in own.items()} | dict(_bootstrap())
+    fixed["environment.json"] = environment.to_json().encode()
+    fixed["__main__.py"] = b"from _bootstrap import bootstrap\n\nbootstrap()\n"
+    with ExitStack() as opened, disk.at(target):
+        members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
+        for wheel in wheels:
+            source = opened.enter_context(zipfile.ZipFile(wheel))
+            members |= {f"site-packages/{name}": (source, info) for name, info in _members(source)}
+        stream = opened.enter_context(target.open("wb"))
         stream.write(f"#!{INTERPRETER}\n".encode("ascii"))
-        with zipfile.ZipFile(raw) as source, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in sorted(set(source.namelist())):
-                info = zipfile.ZipInfo(name, date_time=_EPOCH)
-                info.compress_type = zipfile.ZIP_DEFLATED
-                info.external_attr = 0o100644 << 16
-                info.create_system = 3
-                archive.writestr(info, source.read(name), compresslevel=6)
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in sorted(fixed.keys() | members.keys()):
+                entry = zipfile.ZipInfo(name, date_time=_EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o100644 << 16
+                entry.create_system = 3
+                data = fixed[name] if name in fixed else members[name][0].read(members[name][1])
+                archive.writestr(entry, data, compresslevel=_LEVEL)
