@@ -11,7 +11,7 @@ Rules (docs/bundle-format.md section 2):
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Final, TypeVar
 
 import msgspec
 
@@ -23,6 +23,9 @@ MAX_INTEGER = 2**53 - 1
 
 Sha256 = Annotated[Digest, msgspec.Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
 """A digest, checked while a document is decoded (`max_length` because `$` also matches before a last newline)."""
+
+JSON_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON asked for (`UnicodeDecodeError` for a key that is not UTF-8)."""
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 """A number of bytes, an offset or a count."""
@@ -69,7 +72,7 @@ def check_format(data: bytes, expected: str, *, what: str) -> None:
         raise FormatError(f"{what}: {len(data)} bytes is more than a document may have ({MAX_DOCUMENT_BYTES})")
     try:
         found = msgspec.json.decode(data, type=_Head).format
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise FormatError(f"{what}: not a document: {error}", hint="fetch or carry it again") from error
     if found == expected:
         return
@@ -91,7 +94,7 @@ def decode(data: bytes, kind: type[DocumentT], *, what: str) -> DocumentT:
     check_format(data, kind.FORMAT, what=what)
     try:
         document = msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise FormatError(f"{what}: {error}", hint="fetch or carry it again") from error
     if encode(document) != data:
         raise FormatError(f"{what}: not in canonical form (RFC 8785)", hint="fetch or carry it again")

@@ -96,7 +96,7 @@ def add_command(
     with lock_publication(directory):
         publication = delegate(load_publication(directory).publication, role, keys)
         save_publication(directory, publication)
-    delegation = publication.delegations[role.value]
+    delegation = publication.delegations[role]
     document = {"role": role.value, "keys": sorted(delegation.keys), "threshold": delegation.threshold}
     rows = [(role.value, str(family(key)), key.keyid) for key in keys]
     emit(output, document, columns=("role", "family", "key"), rows=rows)

@@ -127,8 +127,8 @@ def verify_metadata(
         timestamp=timestamp.version,
         snapshot=snapshot.version,
         targets=targets.version,
-        classes={each.value: role.version for each, role in classes.items()},
-        contents={each.value: digest_of(data) for each, data in contents_data.items()},
+        classes={each: role.version for each, role in classes.items()},
+        contents={each: digest_of(data) for each, data in contents_data.items()},
         release=digest_of(release_data),
         issued=format_instant(issued if known is None else max(issued, parse_instant(known.issued, what="seen.json"))),
     )

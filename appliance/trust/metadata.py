@@ -109,7 +109,7 @@ def sign_release(
         timestamp=publication.timestamp + 1,
         snapshot=publication.snapshot + 1,
         targets=publication.targets + 1,
-        classes={each.value: publication.classes.get(each, 0) + 1 for each in ContentClass},
+        classes={each: publication.classes.get(each, 0) + 1 for each in ContentClass},
     )
     fields = {LINE_FIELD: publication.line}
     long, short = _expiry(now, TARGETS_DAYS), _expiry(now, TIMESTAMP_DAYS)
@@ -175,7 +175,7 @@ def _delegations(root: Root, publication: Publication) -> Delegations:
     keys: dict[str, Key] = {keyid: root.keys[keyid] for keyid in own.keyids}
     roles: dict[str, DelegatedRole] = {}
     for each in ContentClass:
-        other = publication.delegations.get(each.value)
+        other = publication.delegations.get(each)
         keyids, threshold = list(own.keyids), own.threshold
         if other is not None:
             given: dict[str, SSlibKey] = {keyid: as_key(keyid, entry) for keyid, entry in other.keys.items()}

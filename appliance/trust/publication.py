@@ -21,6 +21,7 @@ from appliance.errors import UsageError
 from appliance.trust.keys import Family, family_counts, least_threshold
 
 Counter = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 _LINE = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 
@@ -35,7 +36,7 @@ class PublicKey(Record, frozen=True, kw_only=True):
 class Delegation(Record, frozen=True, kw_only=True):
     """Who signs one class instead of the publication's own keys: keys by identifier, and how many must sign."""
 
-    keys: dict[str, PublicKey]
+    keys: dict[KeyId, PublicKey]
     threshold: int
 
 
@@ -48,8 +49,8 @@ class Publication(Document, frozen=True, kw_only=True):
     timestamp: Counter = 0
     snapshot: Counter = 0
     targets: Counter = 0
-    classes: dict[str, Counter] = msgspec.field(default_factory=dict)
-    delegations: dict[str, Delegation] = msgspec.field(default_factory=dict)
+    classes: dict[ContentClass, Counter] = msgspec.field(default_factory=dict)
+    delegations: dict[ContentClass, Delegation] = msgspec.field(default_factory=dict)
 
 
 def check_line(line: str) -> None:
@@ -81,7 +82,7 @@ def delegate(publication: Publication, content_class: ContentClass, keys: Sequen
     Raises:
         UsageError: the keys of the class are not as many classical as ML-DSA ones, or a key is there already.
     """
-    old = publication.delegations.get(content_class.value)
+    old = publication.delegations.get(content_class)
     table = dict(old.keys) if old else {}
     for key in keys:
         if key.keyid in table:
@@ -95,7 +96,7 @@ def delegate(publication: Publication, content_class: ContentClass, keys: Sequen
             hint="give the person's whole public.pem, which holds one key of each family",
         )
     delegation = Delegation(keys=table, threshold=least_threshold(every))
-    return msgspec.structs.replace(publication, delegations={**publication.delegations, content_class.value: delegation})
+    return msgspec.structs.replace(publication, delegations={**publication.delegations, content_class: delegation})
 
 
 def as_key(keyid: str, entry: PublicKey) -> SSlibKey:

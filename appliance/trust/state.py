@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from appliance.bundle.contents import ContentClass
 from appliance.bundle.documents import MAX_INTEGER, Document, Sha256
 
 Version = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
@@ -28,7 +29,7 @@ class SeenVersions(Document, frozen=True, kw_only=True):
     timestamp: Version
     snapshot: Version
     targets: Version
-    classes: dict[str, Version]
-    contents: dict[str, Sha256]
+    classes: dict[ContentClass, Version]
+    contents: dict[ContentClass, Sha256]
     release: Sha256
     issued: str

@@ -66,7 +66,7 @@ def test_the_publications_own_keys_no_longer_sign_the_class() -> None:
 def test_two_persons_of_a_class_both_sign_step_by_step() -> None:
     line = delegated()
     line.publication = delegate(line.publication, ContentClass.MODELS, [signer.public_key for signer in person("carol")])
-    assert line.publication.delegations["models"].threshold == 3
+    assert line.publication.delegations[ContentClass.MODELS].threshold == 3
     files = with_model(line)
     first, _ = countersign(files, pinned_root=line.pin, signers=person("bob"))
     with pytest.raises(VerificationError, match="2 of 3 needed signatures"):

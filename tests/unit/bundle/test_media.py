@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""A part's header, table and trailer as bytes: every flipped byte and every truncation is refused, part and offset named."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from appliance.bundle.documents import encode
+from appliance.bundle.media import (
+    HEADER_BYTES,
+    TRAILER_BYTES,
+    ChunkEntry,
+    MetadataEntry,
+    PartTable,
+    check_trailer,
+    encode_head,
+    encode_trailer,
+    parse_header,
+    parse_table,
+    part_length,
+    with_offsets,
+)
+from appliance.digests import digest_of
+from appliance.errors import FormatError
+
+WHAT = "tiny-1-debian-12-amd64.0001.part"
+TABLE = with_offsets(
+    PartTable(
+        format=PartTable.FORMAT,
+        set=digest_of(b"set"),
+        name="tiny",
+        version="1",
+        platform="debian-12-amd64",
+        index=1,
+        count=2,
+        metadata=(MetadataEntry(path="timestamp.json", offset=0, size=5, digest=digest_of(b"12345")),),
+        chunks=(ChunkEntry(digest=digest_of(b"chunk"), offset=0, size=5),),
+    )
+)
+HEAD = encode_head(TABLE)
+LENGTH = part_length(TABLE)
+TRAILER = encode_trailer(HEAD, LENGTH)
+
+
+def parse(head: bytes, trailer: bytes) -> PartTable:
+    length, digest = parse_header(head[:HEADER_BYTES], what=WHAT)
+    table = parse_table(head[HEADER_BYTES : HEADER_BYTES + length], digest, what=WHAT)
+    check_trailer(trailer, head=head, length=part_length(table), what=WHAT)
+    return table
+
+
+def test_a_part_is_read_as_it_was_written() -> None:
+    assert parse(HEAD, TRAILER) == TABLE
+    assert TABLE.metadata[0].offset == len(HEAD)
+    assert len(HEAD) + 10 + TRAILER_BYTES == LENGTH
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
+def test_every_flipped_byte_is_refused_with_the_parts_name_and_an_offset(mask: int) -> None:
+    whole = HEAD + TRAILER
+    for position in range(len(whole)):
+        broken = bytearray(whole)
+        broken[position] ^= mask
+        with pytest.raises(FormatError, match=r"offset|truncated") as caught:
+            parse(bytes(broken[: len(HEAD)]), bytes(broken[len(HEAD) :]))
+        assert WHAT in str(caught.value)
+
+
+def test_every_truncation_is_refused() -> None:
+    for length in range(len(HEAD)):
+        with pytest.raises(FormatError):
+            parse(HEAD[:length], TRAILER)
+    for length in range(TRAILER_BYTES):
+        with pytest.raises(FormatError, match="truncated"):
+            parse(HEAD, TRAILER[:length])
+
+
+def test_bytes_behind_the_end_are_refused() -> None:
+    with pytest.raises(FormatError):
+        check_trailer(TRAILER, head=HEAD, length=LENGTH + 1, what=WHAT)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", ".hidden", "a\\b", "a b"])
+def test_a_table_that_names_a_file_elsewhere_is_refused(path: str) -> None:
+    entry = MetadataEntry(path=path, offset=0, size=5, digest=digest_of(b"12345"))
+    head = encode_head(with_offsets(msgspec.structs.replace(TABLE, metadata=(entry,))))
+    with pytest.raises(FormatError, match="no name of a metadata file"):
+        parse(head, TRAILER)
+
+
+def test_a_table_made_by_a_newer_appliance_says_so() -> None:
+    data = encode(TABLE).replace(b"part/1", b"part/2")
+    with pytest.raises(FormatError, match="made by a newer appliance"):
+        parse_table(data, bytes.fromhex(digest_of(data).removeprefix("sha256:")), what=WHAT)

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""The budgets of metadata verification, with room for a busy machine; `make bench` holds the exact ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from appliance.bundle.contents import Artifact, Blob, ContentClass
+from appliance.digests import CHUNK_BYTES, Digest
+from tests.support.simulator import Line, contents_of
+
+ROOT = Path(__file__).resolve().parents[3]
+MEASURE = """
+import resource, sys, time
+from datetime import datetime
+from pathlib import Path
+import appliance.verify.metadata as verify
+from appliance.trust.client import verify_metadata
+folder, moment = Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2])
+files = verify.read_metadata(folder)
+pin = files["1.root.json"]
+peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+times = []
+for _ in range(5):
+    began = time.perf_counter()
+    bundle = verify_metadata(files, pinned_root=pin, seen=None, now=moment)
+    times.append(time.perf_counter() - began)
+print(times[0], min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(bundle.blobs), sum(len(b.chunks) for b in bundle.blobs.values()))
+"""
+
+
+def digest(number: int) -> Digest:
+    return Digest(f"sha256:{number:064x}")
+
+
+def large_line() -> tuple[Line, dict[str, bytes]]:
+    """500 artifacts over 5 classes, 20,000 chunks in all."""
+    line = Line()
+    contents = {}
+    number = 0
+    for content_class in (ContentClass.IMAGES, ContentClass.CHARTS, ContentClass.OS, ContentClass.FILES, ContentClass.INSTALLER):
+        artifacts, blobs = [], []
+        for place in range(100):
+            number += 1000
+            blob = Blob(digest=digest(number), size=40 * CHUNK_BYTES, chunks=tuple(digest(number + chunk) for chunk in range(1, 41)))
+            small = [Blob(digest=digest(number + 100 + each), size=1000) for each in range(3)]
+            blobs += [blob, *small]
+            every = tuple(sorted(each.digest for each in (blob, *small)))
+            artifacts.append(Artifact(name=f"{content_class}-{place:03}", version="1", media_type="x/y", root=small[0].digest, blobs=every))
+        contents[content_class] = contents_of(content_class, artifacts, blobs)
+    return line, line.publish(contents)
+
+
+def test_500_artifacts_and_20000_chunks_verify_within_the_budget(tmp_path: Path) -> None:
+    line, files = large_line()
+    for path, data in files.items():
+        target = tmp_path / "metadata" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), line.now.isoformat()]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    first, best, peak, blobs, chunks = done.stdout.split()
+    print(done.stdout)
+    assert (int(blobs), int(chunks)) == (2000, 20_000)
+    assert float(best) < 0.3, f"{best} s, the budget is 0.1 s on an idle machine (first run {first} s)"
+    assert int(peak) < 80 * 1024, f"{peak} KiB, the budget is 60 MB"
+
+
+def test_verification_loads_no_network_and_no_cluster_module() -> None:
+    code = "import sys, appliance.verify.metadata; print(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"ansible", "ansible_runner", "kubernetes", "pyhelm3", "torch", "httpx", "requests"}
