@@ -4,3 +4,4 @@
 # The part of `make check` that is not Python's own: playbooks, charts, generated files. PY and VENV are set by make.
 set -euo pipefail
 : "${PY:?}" "${VENV:?}"
+"$PY" -m tests.support.schemas --check
