@@ -28,6 +28,7 @@ GROUPS = {
     "media": "write a bundle to sticks or discs, read it back from them",
     "store": "list and verify what this site holds",
     "site": "from bare machines to a cluster, and back",
+    "node": "what a node does for itself: place and list weights",
 }
 
 
