@@ -207,7 +207,8 @@ def _shared(source: int, target: Path) -> bool:
 
 def _link(source: int, target: Path) -> bool:
     try:
-        os.link(f"/proc/self/fd/{source}", target, follow_symlinks=True)
+        # a directory descriptor, unused for an absolute path, makes Python call linkat(AT_SYMLINK_FOLLOW): link() would not follow
+        os.link(f"/proc/self/fd/{source}", target, src_dir_fd=source, follow_symlinks=True)
     except OSError as error:
         if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOENT}:
             raise

@@ -99,6 +99,7 @@ def create_bundle(
         journal = Journal(partial / ".journal")
         try:
             blobs = _gather(lock, sources, partial, journal, tools, link=link, workers=workers, progress=progress)
+            progress.start("build the installer")
             pyz = _installer(installer if lock.installer else None, folder.pin, partial)
             progress.start("sign and finish")
             made = assemble(lock, sources, blobs, installer=pyz)

@@ -117,7 +117,7 @@ def resolve_image(registry: Registry, text: str, *, system: str, architecture: s
     below = (body.config, *body.layers)
     blobs += [LockedBlob(digest=parse_digest(each.digest), size=each.size, media_type=each.media_type) for each in below]
     locked = LockedImage(
-        reference=text,
+        reference=str(reference),
         index=top.digest,
         manifest=manifest.digest,
         config=parse_digest(body.config.digest),

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,8 @@ from appliance.trust.roles import read_role
 
 if TYPE_CHECKING:
     from appliance.build.creating import Created  # only create itself may load what fetches
+
+_NEEDED = "needed package"
 
 
 class _Item(NamedTuple):
@@ -66,7 +68,7 @@ def _items(lock: Lock, licenses: Mapping[str, str]) -> Iterator[_Item]:
     for file in lock.files:
         yield _Item("file", file.name, file.version, file.size, file.license, file.digest)
     for package in lock.packages.packages if lock.packages else ():
-        kind = "package" if package.wanted else "package (needed)"
+        kind = "package" if package.wanted else _NEEDED
         yield _Item(kind, package.name, package.version, package.size, "", package.digest)
 
 
@@ -76,22 +78,32 @@ def show_lock(path: Path, lock: Lock, previous: Lock | None, licenses: Mapping[s
     before = {(item.kind, item.name): item for item in _items(previous, {})} if previous else {}
     changes = {(item.kind, item.name): _change(item, before.get((item.kind, item.name)), first=previous is None) for item in items}
     gone = [item for key, item in before.items() if key not in changes]
-    rows = [(item.kind, item.name, item.version, size_text(item.size), item.license, changes[item.kind, item.name]) for item in items]
-    rows += [(item.kind, item.name, item.version, size_text(item.size), item.license, "removed") for item in gone]
+    changed = [changes[item.kind, item.name] for item in items] + ["removed"] * len(gone)
     document = {
         "lock": str(path),
         "name": lock.name,
         "version": lock.version,
         "size": sum(item.size for item in items),
         "items": [
-            {"kind": item.kind, "name": item.name, "version": item.version, "size": item.size, "license": item.license, "change": row[5]}
-            for item, row in zip([*items, *gone], rows, strict=True)
+            {"kind": item.kind, "name": item.name, "version": item.version, "size": item.size, "license": item.license, "change": change}
+            for item, change in zip([*items, *gone], changed, strict=True)
         ],
     }
-    emit(output, document, columns=("kind", "name", "version", "size", "licence", "change"), rows=rows)
-    counts = {word: sum(row[5].startswith(word) for row in rows) for word in ("new", "changed", "removed")}
-    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing changed"
+    columns = ("kind", "name", "version", "size", "licence", "change")
+    emit(output, document, columns=columns, rows=list(_lock_rows([*items, *gone], changed)))
+    counts = {word: sum(change.startswith(word) for change in changed) for word in ("new", "changed", "removed")}
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or ("nothing changed" if previous else "the first lock")
     say(f"{path}: {len(items)} items, {size_text(sum(item.size for item in items))}; {told}")
+
+
+def _lock_rows(items: Sequence[_Item], changed: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Give a row for each item; packages that nobody named and that did not change share one."""
+    quiet = [item for item, change in zip(items, changed, strict=True) if item.kind == _NEEDED and not change]
+    for item, change in zip(items, changed, strict=True):
+        if item not in quiet:
+            yield item.kind, item.name, item.version, size_text(item.size), item.license, change
+    if quiet:
+        yield _NEEDED, f"{len(quiet)} that those depend on", "", size_text(sum(item.size for item in quiet)), "", ""
 
 
 def _change(item: _Item, before: _Item | None, *, first: bool) -> str:
