@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preflight's decisions: facts of all machines to named checks. Pure; `preflight` gathers the facts.
 
-A machine that carries this site's own id (`/etc/appliance/node.json`) is a node of this cluster: its ports and files are
+A machine that carries this site's own id (`/etc/appliance/site-id`) is a node of this cluster: its ports and files are
 ours and pass. Each function judges one machine and yields its checks; `judge_site` compares machines with each other.
 """
 

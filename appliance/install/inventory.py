@@ -9,7 +9,7 @@ The variables, which each role's `meta/argument_specs.yml` documents:
 | variable | what |
 | --- | --- |
 | `appliance_site_name`, `appliance_line` | names of the site and of its publication line |
-| `appliance_site_id` | 64 hexadecimal digits; `/etc/appliance/node.json` names it on every machine of this site |
+| `appliance_site_id` | 64 hexadecimal digits; `/etc/appliance/site-id` names it on every machine of this site |
 | `appliance_state` | state folder on the depot |
 | `appliance_release` | 64 hexadecimal digits of the release |
 | `appliance_kubernetes_version` | `v1.36.4` |

@@ -183,15 +183,6 @@ def leftovers() -> list[str]:
     return found
 
 
-def site_id() -> str:
-    """Return the id of the site this machine belongs to; its whole mark when that has none; empty without a mark."""
-    mark = text_of("/etc/appliance/node.json").strip()
-    try:
-        return str(json.loads(mark).get("site_id", mark))
-    except (ValueError, AttributeError):
-        return mark
-
-
 def packages() -> list[str]:
     """Return packages that are half installed or that another cluster brings, from dpkg's own list."""
     found = []
@@ -227,7 +218,7 @@ def facts(request: dict[str, object]) -> dict[str, object]:
         "routes": routes(),
         **own_address(str(request["address"])),
         "leftovers": leftovers(),
-        "site_id": site_id(),
+        "site_id": text_of("/etc/appliance/site-id").strip(),
         "packages": packages(),
         "hosts": [line.split() for line in text_of("/etc/hosts").splitlines() if line.split() and not line.startswith("#")],
         "inotify_instances": int(text_of("/proc/sys/fs/inotify/max_user_instances", "0")),

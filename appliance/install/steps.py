@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""Live progress of a playbook: one line when a machine has done a step, and how long it took there."""
+"""Live progress of a playbook: one line when a machine has done a step (a role), and how long it took there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROLE_WORDS = re.compile(r"[_-]+")
 
 @dataclass(slots=True, kw_only=True)
 class StepReporter:
-    """Turns task events into a note per machine and role, and counts tasks for the bar.
+    """Turns task events into a note per machine and role. A play's own tasks (which only include roles) say nothing.
 
     A role's line is said when the machine begins its next role, or at the end. `width` is the longest machine name.
     """
@@ -30,10 +30,10 @@ class StepReporter:
 
     def __call__(self, event: TaskEvent) -> None:
         """Take one event."""
-        self.progress.advance(1)
-        step = _ROLE_WORDS.sub(" ", event.role or event.play)
-        if event.status is TaskStatus.SKIPPED:
+        failed = event.status in {TaskStatus.FAILED, TaskStatus.UNREACHABLE}
+        if event.status is TaskStatus.SKIPPED or not (event.role or failed):
             return
+        step = _ROLE_WORDS.sub(" ", event.role or event.play)
         if self._current.get(event.host) != step:
             self._say(event.host)
             self._current[event.host] = step
@@ -41,7 +41,7 @@ class StepReporter:
             self._changed[event.host] = 0
         if event.status is TaskStatus.CHANGED:
             self._changed[event.host] += 1
-        if event.status in {TaskStatus.FAILED, TaskStatus.UNREACHABLE}:
+        if failed:
             self.progress.note(f"{event.host:{self.width}}  {step}: {event.task}: {event.status.value}")
 
     def finish(self) -> None:

@@ -124,17 +124,6 @@ def test_it_opens_nothing_for_writing_and_makes_nothing(tmp_path: Path) -> None:
     assert [line for line in changing if "/dev/null" not in line] == []
 
 
-def test_whose_machine_this_is_is_read_from_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts: dict[str, str] = {}
-    monkeypatch.setattr(nodeprobe, "text_of", lambda path, default="": texts.get(path, default))
-    assert nodeprobe.site_id() == ""
-    texts["/etc/appliance/node.json"] = json.dumps({"format": "node/1", "site": "harbour", "site_id": "5" * 64}) + "\n"
-    assert nodeprobe.site_id() == "5" * 64
-    for other in ('{"format": "node/1"}', "[]", "garbage"):
-        texts["/etc/appliance/node.json"] = other
-        assert nodeprobe.site_id() == other
-
-
 def test_half_installed_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     status = "Package: a\nStatus: install ok installed\n\nPackage: b\nStatus: install ok half-configured\n\nPackage: c\nStatus: deinstall ok config-files\n"
     monkeypatch.setattr(nodeprobe, "text_of", lambda _path, default="": status or default)
