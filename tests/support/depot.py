@@ -140,22 +140,23 @@ class _Handler(BaseHTTPRequestHandler):
             served.connections.add(self.client_address)
         fault = served.take_fault(self.path)
         data = self._find(match) if match else None
+        size = data.stat().st_size if data else 0
         if fault is not None and fault.kind.isdigit():
             self._head(int(fault.kind), 0, {"Location": "/v2/elsewhere"} if fault.kind.startswith("3") else {})
         elif data is None:
             self._head(404, 0, {})
         elif not asked or (fault and fault.kind == "forget-range"):
-            self._body(200, data, {}, fault)
-        elif last >= len(data) or first > last:
+            self._body(200, _slice(data, 0, size), {}, fault)
+        elif last >= size or first > last:
             self._head(416, 0, {})
         else:
             if fault and fault.kind == "short":
                 last -= 1
             if fault and fault.kind == "other-range":
                 first, last = first + 1, last + 1
-            self._body(206, data[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, fault)
+            self._body(206, _slice(data, first, last + 1 - first), {"Content-Range": f"bytes {first}-{last}/{size}"}, fault)
 
-    def _find(self, match: re.Match[str]) -> bytes | None:
+    def _find(self, match: re.Match[str]) -> Path | None:
         """As distribution looks it up: tag to link, link to data; a blob only if this repository links to it."""
         top = self.served.tree / "docker" / "registry" / "v2"
         repository, kind, what = top / "repositories" / match[1], match[2], match[3]
@@ -171,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not link.is_file() or link.read_text() != digest:
             return None
         digits = digest.removeprefix("sha256:")
-        return (top / "blobs" / "sha256" / digits[:2] / digits / "data").read_bytes()
+        return top / "blobs" / "sha256" / digits[:2] / digits / "data"
 
     def _body(self, status: int, data: bytes, headers: Mapping[str, str], fault: Fault | None) -> None:
         kind = fault.kind if fault else ""
@@ -196,6 +197,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.served.sent += len(data)
         self.wfile.write(data)
         self.wfile.flush()
+
+
+def _slice(path: Path, first: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(first)
+        return file.read(size)
 
 
 class _Server(ThreadingHTTPServer):
