@@ -13,6 +13,7 @@ A test takes a valid world, breaks one thing (and signs it again, or does not), 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Role, Root
 
@@ -30,7 +32,7 @@ from appliance.bundle.documents import encode
 from appliance.bundle.release import Release
 from appliance.digests import CHUNK_BYTES, Digest, digest_of, hex_of
 from appliance.trust.client import VerifiedBundle, verify_metadata
-from appliance.trust.keys import generate_pair, least_threshold
+from appliance.trust.keys import least_threshold
 from appliance.trust.metadata import add_signatures, new_root, sign_release
 from appliance.trust.publication import Publication, new_publication
 from appliance.trust.state import SeenVersions
@@ -41,9 +43,10 @@ Files = dict[str, bytes]
 
 @functools.cache
 def person(name: str) -> tuple[CryptoSigner, CryptoSigner]:
-    """The two keys of `name`, the same within one test run."""
-    assert name
-    return generate_pair()
+    """The two keys of `name`: made from the name, so everybody knows them and every run has the same ones."""
+    classical = ed25519.Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"test key of {name}, classical".encode()).digest())
+    post_quantum = mldsa.MLDSA65PrivateKey.from_seed_bytes(hashlib.sha256(f"test key of {name}, ML-DSA".encode()).digest())
+    return CryptoSigner(classical), CryptoSigner(post_quantum)
 
 
 def bytes_of(seed: str, size: int) -> bytes:
