@@ -164,7 +164,7 @@ def publish(journey: Journey) -> None:
     with world.upstream(journey.folder / "upstream") as up:
         env = {"DOCKER_CONFIG": str(up.docker_config.parent)}
         with journey.stage("lock: every digest, size and licence"):
-            journey.appliance("bundle", "lock", profile, "--mirrors", up.mirrors, env=env)
+            journey.appliance("bundle", "lock", profile, "--mirrors", up.mirrors, "--helm", up.world.binaries / "helm/helm", env=env)
         with journey.stage("create: one signed bundle"):
             if not journey.bundle.exists():
                 words: list[str | Path] = [
