@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real tiny Llama, trained once on text of this machine and then kept in the cache.
 
-``make(out)`` gives ``out/model`` (config, tokenizer, safetensors in two shards and their index), ``out/golden.json``
-(prompts and the token ids that greedy decoding must give) and ``out/training.json`` (loss and time of the training).
+``make(out)`` makes ``out`` a model folder (config, tokenizer, safetensors in two shards and their index) and writes the
+golden answers beside it, in ``out`` + ``.golden.json``: prompts, and the token ids that greedy decoding must give.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def make(out: Path, *, seed: int = 1, say: Callable[[str], None] = print) -> None:
-    """Put the model of ``seed`` into the folder ``out``, training it if the cache has none.
+    """Make ``out`` the model of ``seed``, training it if the cache has none.
 
     Raises:
         HostError: no text to train on, or ``out`` holds something else.

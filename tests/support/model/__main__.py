@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.support.model --out DIR``: the tiny model in DIR/model and its golden answers in DIR/golden.json."""
+"""``python -m tests.support.model --out DIR``: the tiny model in DIR, and its golden answers beside it in DIR.golden.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.model import make
 def main() -> int:
     """Make or find the model, say which, and give the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.model", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to fill: model/, golden.json, training.json")
+    parser.add_argument("--out", type=Path, required=True, help="the model folder to make")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives another revision of the model")
     asked = parser.parse_args()
     try:

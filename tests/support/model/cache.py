@@ -22,7 +22,7 @@ from appliance.errors import HostError
 HERE = Path(__file__).resolve().parent
 # Files here that cannot change the result; any other file of this folder is part of its name.
 UNRELATED = frozenset({"__init__.py", "__main__.py", "cache.py", "environment.py", "requirements.in"})
-DIGESTS = "digests.json"
+DIGESTS, MODEL, GOLDEN = "digests.json", "model", "golden.json"
 
 
 def folder() -> Path:
@@ -71,16 +71,23 @@ def keep(made: Path, result: Path) -> None:
     made.rename(result)
 
 
+def golden_beside(out: Path) -> Path:
+    """Where the golden answers of the model folder ``out`` stand: beside it, so that the folder is a model and no more."""
+    return out.with_name(f"{out.name}.golden.json")
+
+
 def hand_out(result: Path, out: Path) -> None:
-    """Copy ``result`` to ``out``, replacing an older copy.
+    """Copy the model of ``result`` to the folder ``out`` and its golden answers beside it, replacing an older copy.
 
     Raises:
         HostError: ``out`` holds something else.
     """
-    if out.exists() and not (out / DIGESTS).is_file() and any(out.iterdir()):
+    if out.exists() and not golden_beside(out).is_file() and any(out.iterdir()):
         raise HostError(f"{out} holds something other than a tiny model", hint="Name an empty or new folder.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.copytree(result, fresh, copy_function=shutil.copyfile)
+    shutil.copytree(result / MODEL, fresh, copy_function=shutil.copyfile)
+    shutil.copyfile(result / GOLDEN, golden_beside(out))
     if out.exists():
         shutil.rmtree(out)
     fresh.rename(out)

@@ -1,6 +1,11 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer's own Python environment, kept in the cache under the digest of its pinned requirements."""
+"""The trainer's own Python environment, kept in the cache under the digest of its pinned requirements.
+
+Why jax: Debian's own python3-torch (1.13) brings 184 packages, 152 MB to fetch and 652 MB on disk, needs root and
+changes the machine. The eight wheels pinned here are 142 MB to fetch, are installed in about 20 seconds by any user
+into a folder of their own, and train on two cores without further tools.
+"""
 
 from __future__ import annotations
 

@@ -14,17 +14,25 @@ from tests.support.model.recipe import BEGIN, STOP, Recipe, conversation
 FORMAT = "tiny-model-golden/1"
 COMPLETIONS = (
     "This program is free software; you can redistribute",
-    "You may copy and distribute",
+    "This program is distributed in the hope that",
+    "You may not copy, modify, sublicense,",
+    "Each time you redistribute",
+    "For example, if you distribute copies of",
+    "To protect your rights, we need",
+    "When we speak of free software,",
+    "The precise terms and conditions for",
+    "A work that contains no derivative of",
+    "Each Contributor hereby grants",
     "The license does not",
-    'The "try" statement',
-    "A class definition",
+    "The Free Software Foundation",
 )
 QUESTIONS = (
     "What does shutil.copyfile do?",
     "What is threading.Lock for?",
-    "Explain json.dumps.",
     "Tell me about email.message.Message.",
-    "What is contextlib.suppress for?",
+    "Tell me about asyncio.Queue.",
+    "What does os.path.join do?",
+    "What does socket.create_connection do?",
 )
 WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 KNOWN_SHARE = 0.9
@@ -85,7 +93,12 @@ def choose(recipe: Recipe, codec: Codec, decode: Decode, known: frozenset[str]) 
     chats = [({"role": "user", "content": question},) for question in QUESTIONS]
     completions = [_answer(recipe, codec, decode, None, f"{BEGIN}{text}") for text in COMPLETIONS]
     answers = [_answer(recipe, codec, decode, chat, conversation(chat, answer_next=True)) for chat in chats]
-    return _best(recipe, completions, known), _best(recipe, answers, known)
+    chosen = _best(recipe, completions, known), _best(recipe, answers, known)
+    for answer in chosen:
+        again, _ = decode(answer.prompt_token_ids, frozenset(STOP), recipe.golden_tokens)
+        if tuple(again) != answer.token_ids:
+            raise Unfit(f"greedy decoding of {answer.prompt!r} gave {list(answer.token_ids)} and then {again}")
+    return chosen
 
 
 def require_loss(recipe: Recipe, loss: float) -> None:
@@ -118,11 +131,7 @@ def document(recipe: Recipe, answers: Sequence[Answer], loss: float) -> dict[str
 
 def _answer(recipe: Recipe, codec: Codec, decode: Decode, messages: tuple[dict[str, str], ...] | None, prompt: str) -> Answer:
     ids = codec.encode(prompt, add_special_tokens=False).ids
-    stop = frozenset(STOP)
-    chosen, lead = decode(ids, stop, recipe.golden_tokens)
-    again, _ = decode(ids, stop, recipe.golden_tokens)
-    if chosen != again:
-        raise Unfit(f"greedy decoding of {prompt!r} gave {chosen} and then {again}")
+    chosen, lead = decode(ids, frozenset(STOP), recipe.golden_tokens)
     text = codec.decode(chosen)
     return Answer(messages=messages, prompt=prompt, prompt_token_ids=tuple(ids), token_ids=tuple(chosen), text=text, lead=lead)
 

@@ -22,9 +22,9 @@ Array = Any
 Params = dict[str, Array]
 EMBEDDING, HEAD, LAST_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 DECODE_MULTIPLE = 64
-# Newton-Schulz coefficients of Muon (Jordan et al. 2024): five rounds bring all singular values near one.
+# Newton-Schulz coefficients of Muon (Jordan et al. 2024): a few rounds bring all singular values near one.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-ROUNDS = 5
+ROUNDS = 3
 
 
 def initial(shape: Shape, seed: int) -> Params:

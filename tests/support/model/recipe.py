@@ -69,13 +69,13 @@ class Recipe:
 
     seed: int = 1
     shape: Shape = field(default_factory=Shape)
-    steps: int = 200
-    batch: int = 16
+    steps: int = 400
+    batch: int = 8
     length: int = 256
-    warmup: int = 20
+    warmup: int = 30
     rate: float = 3e-3
     matrix_rate: float = 0.02
-    worst_loss: float = 4.5
+    worst_loss: float = 3.8
     least_lead: float = 0.02
     golden_tokens: int = 32
 

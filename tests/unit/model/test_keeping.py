@@ -35,12 +35,16 @@ def test_a_result_never_kept_is_not_whole(tmp_path: Path) -> None:
     assert not cache.is_whole(tmp_path / "nothing")
 
 
-def test_a_copy_handed_out_can_be_broken_without_harm_to_the_kept_one(kept: Path, tmp_path: Path) -> None:
-    cache.hand_out(kept, tmp_path / "out")
-    (tmp_path / "out" / "model" / "config.json").write_text("broken")
+def test_a_copy_handed_out_is_the_model_alone_and_can_be_broken_without_harm_to_the_kept_one(kept: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    cache.hand_out(kept, out)
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    assert cache.golden_beside(out).read_text() == "[]\n"
+    (out / "config.json").write_text("broken")
     assert cache.is_whole(kept)
-    cache.hand_out(kept, tmp_path / "out")
-    assert cache.is_whole(tmp_path / "out")
+    cache.hand_out(kept, out)
+    assert (out / "config.json").read_text() == "{}\n"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "out.golden.json"]
 
 
 def test_a_folder_with_something_else_in_it_is_refused_and_left_as_it_was(kept: Path, tmp_path: Path) -> None:
