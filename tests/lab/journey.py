@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ class Journey:
     @property
     def stick(self) -> Path:
         """The folder that stands for the stick."""
-        return self.folder / "stick"
+        return self.folder / f"stick-{self.key()}"
 
     @property
     def publication(self) -> Path:
@@ -88,7 +89,20 @@ class Journey:
     @property
     def bundle(self) -> Path:
         """The signed bundle on the connected side."""
-        return self.folder / "bundle"
+        return self.folder / f"bundle-{self.key()}"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the release."""
+        return self.folder / "release.lock.json"
+
+    def key(self) -> str:
+        """Digest of what decides the bundle: the lock, and the product itself, which travels in it."""
+        own = [path for folder in ("appliance", "playbooks") for path in (ROOT / folder).rglob("*") if path.is_file()]
+        digest = hashlib.sha256(self.lock.read_bytes())
+        for path in sorted(path for path in own if "__pycache__" not in path.parts):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:12]
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
@@ -160,13 +174,13 @@ def publish(journey: Journey) -> None:
             journey.appliance("keys", "init", journey.publication, "--line", LINE, "--passphrase-file", passphrase)
     profile = journey.folder / "release.toml"
     profile.write_text(_profile(journey))
-    lock = journey.folder / "release.lock.json"
     with world.upstream(journey.folder / "upstream") as up:
         env = {"DOCKER_CONFIG": str(up.docker_config.parent)}
         with journey.stage("lock: every digest, size and licence"):
             journey.appliance("bundle", "lock", profile, "--mirrors", up.mirrors, "--helm", up.world.binaries / "helm/helm", env=env)
         with journey.stage("create: one signed bundle"):
             if not journey.bundle.exists():
+                _forget(journey)
                 words: list[str | Path] = [
                     "--publication",
                     journey.publication,
@@ -176,11 +190,18 @@ def publish(journey: Journey) -> None:
                     journey.bundle,
                 ]
                 journey.appliance(
-                    "bundle", "create", lock, *words, "--mirrors", up.mirrors, "--passphrase-file", passphrase, "--link", env=env
+                    "bundle", "create", journey.lock, *words, "--mirrors", up.mirrors, "--passphrase-file", passphrase, "--link", env=env
                 )
     with journey.stage("write: the stick"):
         journey.stick.mkdir(exist_ok=True)
         journey.appliance("media", "write", journey.bundle, "--to", journey.stick, "--part-size", "fat32")
+
+
+def _forget(journey: Journey) -> None:
+    """Remove the bundles and sticks of earlier keys."""
+    for stale in (*journey.folder.glob("bundle-*"), *journey.folder.glob("stick-*")):
+        if journey.key() not in stale.name:
+            shutil.rmtree(stale)
 
 
 def _profile(journey: Journey) -> str:
