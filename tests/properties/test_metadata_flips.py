@@ -65,8 +65,13 @@ def test_a_cut_or_longer_file_is_refused(path: str) -> None:
         refused(path, more + original)
 
 
+ONE_OF_EACH = [
+    name for name in NAMES if not name.endswith(tuple(f".{each}.json" for each in ContentClass if each is not ContentClass.FILES))
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NAMES)
+@pytest.mark.parametrize("path", ONE_OF_EACH)
 def test_every_single_byte_flipped_is_refused(path: str) -> None:
     original = world()[1][path]
     for place in range(len(original)):

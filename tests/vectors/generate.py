@@ -72,114 +72,118 @@ def changed(files: Files, other: Mapping[str, bytes | None]) -> dict[str, str | 
     return found
 
 
-def metadata_vectors() -> dict[str, Vector]:
-    """The valid release, and one vector for each thing that can be wrong with one."""
-    line, files = world()
-    now = format_instant(line.now)
-    seen = line.verify(files).seen
-    vectors: dict[str, Vector] = {
-        "valid": {"kind": "metadata", "says": "a valid release", "accept": True, "now": now, "pin": "1.root.json", "files": {path: text(data) for path, data in files.items()}},
-        "valid-again": {"kind": "metadata", "says": "the same release a second time", "accept": True, "now": now, "pin": "1.root.json", "seen": text(encode(seen)), "base": "valid", "files": {}},
-    }  # fmt: skip
+class Metadata:
+    """Collects vectors of kind `metadata` around one valid release."""
 
-    def add(name: str, says: str, other: Mapping[str, bytes | None], *, exit_code: int = 3, **more: object) -> None:
-        vectors[name] = {
-            "kind": "metadata",
-            "says": says,
-            "exit": exit_code,
-            "now": now,
-            "pin": "1.root.json",
-            "base": "valid",
-            "files": changed(files, other),
-            **more,
+    def __init__(self) -> None:
+        self.line, self.files = world()
+        self.now = format_instant(self.line.now)
+        self.seen = self.line.verify(self.files).seen
+        common = {"kind": "metadata", "accept": True, "now": self.now, "pin": "1.root.json"}
+        whole = {path: text(data) for path, data in self.files.items()}
+        again = {"says": "the same release a second time", "seen": text(encode(self.seen)), "base": "valid", "files": {}}
+        self.vectors: dict[str, Vector] = {
+            "valid": {**common, "says": "a valid release", "files": whole},
+            "valid-again": {**common, **again},
         }
 
-    def edit(role: str, change: Callable[[dict[str, Any]], object], *, sign: Any = True) -> Files:  # noqa: ANN401
-        return line.edit(files, path_of(files, role), change, sign=sign)
+    def add(self, name: str, says: str, other: Mapping[str, bytes | None], *, exit_code: int = 3, **more: object) -> None:
+        """Add a fault: the files of `other` instead of the valid ones."""
+        fault = {"kind": "metadata", "says": says, "exit": exit_code, "now": self.now, "pin": "1.root.json", "base": "valid"}
+        self.vectors[name] = {**fault, "files": changed(self.files, other), **more}
 
-    def flip(path: str) -> Files:
-        data = bytearray(files[path])
+    def edit(self, role: str, change: Callable[[dict[str, Any]], object], *, sign: Any = True) -> Files:  # noqa: ANN401
+        """The valid files with `role` changed and signed again, or not."""
+        return self.line.edit(self.files, path_of(self.files, role), change, sign=sign)
+
+    def without(self, path: str) -> Files:
+        """The valid files without one."""
+        return {name: data for name, data in self.files.items() if name != path}
+
+    def flip(self, path: str) -> Files:
+        """The valid files with one bit of one flipped."""
+        data = bytearray(self.files[path])
         data[len(data) // 2] ^= 1
-        return {**files, path: bytes(data)}
+        return {**self.files, path: bytes(data)}
 
-    stranger = Line(people=("mallory",))
-    add("stranger", "a complete release of a stranger under the same line name", stranger.publish())
-    add("other-line", "a release of another line", Line("other").publish())
-    add("root-gap", "root 1 is missing", {path: data for path, data in files.items() if path != "1.root.json"})
-    add("root-unlinked", "root 2 is not signed by root 1", {**files, "2.root.json": _unlinked()})
-    add("expired", "the timestamp expired a day ago", files, now=format_instant(line.now + timedelta(days=91)))
-    add("clock-behind", "the clock is behind x-issued", files, exit_code=5, now=format_instant(line.now - timedelta(seconds=1)))
+    def respell(self, old: bytes, new: bytes) -> Files:
+        """The valid files with the timestamp in another spelling."""
+        return {**self.files, "timestamp.json": self.files["timestamp.json"].replace(old, new)}
+
+    def twin(self) -> Line:
+        """A line of the same keys and roots with counters of its own."""
+        twin = Line()
+        twin.roots, twin.signers = self.line.roots, self.line.signers
+        return twin
+
+
+def metadata_vectors() -> dict[str, Vector]:
+    """The valid release, and one vector for each thing that can be wrong with one."""
+    of = Metadata()
+    _root_and_time(of)
+    _signatures(of)
+    _spellings(of)
+    _delegations(of)
+    _history(of)
+    return of.vectors
+
+
+def _root_and_time(of: Metadata) -> None:
+    of.add("stranger", "a complete release of a stranger under the same line name", Line(people=("mallory",)).publish())
+    of.add("other-line", "a release of another line", Line("other").publish())
+    of.add("root-gap", "root 1 is missing", of.without("1.root.json"))
+    of.add("root-unlinked", "root 2 is not signed by root 1", {**of.files, "2.root.json": _unlinked()})
+    of.add("expired", "the timestamp expired a day ago", of.files, now=format_instant(of.line.now + timedelta(days=91)))
+    behind = format_instant(of.line.now - timedelta(seconds=1))
+    of.add("clock-behind", "the clock is behind x-issued", of.files, exit_code=5, now=behind)
+
+
+def _signatures(of: Metadata) -> None:
     for role in ("timestamp", "snapshot", "targets", "files"):
-        add(f"one-family-{role}", f"{role} is signed by one family only", edit(role, _same, sign=line.signers[-2:][:1]))
-        add(
-            f"changed-{role}",
-            f"{role} was changed and not signed again",
-            edit(role, lambda signed: signed.update(expires="2030-01-01T00:00:00Z"), sign=False),
-        )
-        add(f"foreign-{role}", f"{role} is signed by a stranger", edit(role, _same, sign=person("mallory")))
-        add(f"missing-{role}", f"{role} is missing", {path: data for path, data in files.items() if path != path_of(files, role)})
-    add("extra-file", "a file that no role names", {**files, "extra.json": b"{}"})
-    add(
-        "flipped-contents",
-        "one bit of contents is flipped",
-        flip(next(path for path in files if path.endswith(".files.json") and "/" in path)),
-        exit_code=3,
-    )
-    add("flipped-root", "one bit of root 2 is flipped", flip("2.root.json"), exit_code=3)
-    add(
-        "duplicate-key",
-        "a key stands twice in the timestamp",
-        {**files, "timestamp.json": files["timestamp.json"].replace(b'"version":1}', b'"version":1,"version":1}')},
-        exit_code=4,
-    )
-    add(
-        "float-version",
-        "a version is written as a float",
-        {**files, "timestamp.json": files["timestamp.json"].replace(b'"version":1}', b'"version":1.0}')},
-        exit_code=4,
-    )
-    add("boolean-version", "a version is true, and signed", edit("timestamp", lambda signed: signed.update(version=True)), exit_code=4)
-    add("no-issued", "the timestamp has no x-issued", edit("timestamp", lambda signed: signed.pop("x-issued")), exit_code=4)
-    add(
-        "low-threshold",
-        "one family alone could meet a delegation's threshold",
-        edit("targets", lambda signed: signed["delegations"]["roles"][0].update(threshold=1)),
-    )
-    add(
-        "wide-delegation",
-        "a class may sign the path of another",
-        edit("targets", lambda signed: signed["delegations"]["roles"][1].update(paths=["contents/*"])),
-    )
-    add("missing-delegation", "a class is not delegated", edit("targets", lambda signed: signed["delegations"]["roles"].pop()))
-    weights = next(path for path in files if path.startswith("weights/"))
-    add("missing-weights", "the weights manifest is missing", {path: data for path, data in files.items() if path != weights})
+        of.add(f"one-family-{role}", f"{role} is signed by one family only", of.edit(role, _same, sign=of.line.signers[-2:][:1]))
+        later = of.edit(role, lambda signed: signed.update(expires="2030-01-01T00:00:00Z"), sign=False)
+        of.add(f"changed-{role}", f"{role} was changed and not signed again", later)
+        of.add(f"foreign-{role}", f"{role} is signed by a stranger", of.edit(role, _same, sign=person("mallory")))
+        of.add(f"missing-{role}", f"{role} is missing", of.without(path_of(of.files, role)))
+
+
+def _spellings(of: Metadata) -> None:
+    contents = next(path for path in of.files if path.endswith(".files.json") and "/" in path)
+    of.add("extra-file", "a file that no role names", {**of.files, "extra.json": b"{}"})
+    of.add("flipped-contents", "one bit of contents is flipped", of.flip(contents))
+    of.add("flipped-root", "one bit of root 2 is flipped", of.flip("2.root.json"))
+    twice = of.respell(b'"version":1}', b'"version":1,"version":1}')
+    of.add("duplicate-key", "a key stands twice in the timestamp", twice, exit_code=4)
+    of.add("float-version", "a version is written as a float", of.respell(b'"version":1}', b'"version":1.0}'), exit_code=4)
+    truth = of.edit("timestamp", lambda signed: signed.update(version=True))
+    of.add("boolean-version", "a version is true, and signed", truth, exit_code=4)
+    of.add("no-issued", "the timestamp has no x-issued", of.edit("timestamp", lambda signed: signed.pop("x-issued")), exit_code=4)
+
+
+def _delegations(of: Metadata) -> None:
+    low = of.edit("targets", lambda signed: signed["delegations"]["roles"][0].update(threshold=1))
+    of.add("low-threshold", "one family alone could meet a delegation's threshold", low)
+    wide = of.edit("targets", lambda signed: signed["delegations"]["roles"][1].update(paths=["contents/*"]))
+    of.add("wide-delegation", "a class may sign the path of another", wide)
+    of.add("missing-delegation", "a class is not delegated", of.edit("targets", lambda signed: signed["delegations"]["roles"].pop()))
+    weights = next(path for path in of.files if path.startswith("weights/"))
+    of.add("missing-weights", "the weights manifest is missing", of.without(weights))
     other = build_statement("tiny", "2", [WeightsFile(path="x", size=1, digest=digest_of(b"x"))])
-    add(
-        "swapped-weights",
-        "another weights manifest, signed by the right keys",
-        {**files, weights: seal(formats.STATEMENT_PAYLOAD, other, person("bob"))},
-    )
-    rolled = msgspec.structs.replace(seen, timestamp=seen.timestamp + 1)
-    add("rollback", "older than what was seen", files, seen=text(encode(rolled)))
-    twice = msgspec.structs.replace(seen, release=digest_of(b"another release"))
-    add("equivocation", "another release was seen under the same version", files, seen=text(encode(twice)))
-    newer = Line()
-    newer.roots, newer.signers = line.roots, line.signers
-    add(
-        "newer-format",
-        "release.json is of a newer major",
-        newer.publish(release=encode(line.release()).replace(b"release/1", b"release/2")),
-        exit_code=4,
-    )
-    newer.publication = msgspec.structs.replace(newer.publication, timestamp=0, snapshot=0, targets=0, classes={})
-    add(
-        "newer-minimum",
-        "the release needs a newer appliance",
-        newer.publish(release=line.release(minimum_appliance="999.0.0")),
-        exit_code=4,
-    )
-    add("chunk-lie", "two classes give one digest other chunks", _chunk_lie(line))
-    return vectors
+    sealed = seal(formats.STATEMENT_PAYLOAD, other, person("bob"))
+    of.add("swapped-weights", "another weights manifest, signed by the right keys", {**of.files, weights: sealed})
+    of.add("chunk-lie", "two classes give one digest other chunks", _chunk_lie(of.twin()))
+
+
+def _history(of: Metadata) -> None:
+    replace = msgspec.structs.replace
+    rolled = replace(of.seen, timestamp=of.seen.timestamp + 1)
+    of.add("rollback", "older than what was seen", of.files, seen=text(encode(rolled)))
+    other = replace(of.seen, release=digest_of(b"another release"))
+    of.add("equivocation", "another release was seen under the same version", of.files, seen=text(encode(other)))
+    newer = encode(of.line.release()).replace(b"release/1", b"release/2")
+    of.add("newer-format", "release.json is of a newer major", of.twin().publish(release=newer), exit_code=4)
+    minimum = of.twin().publish(release=of.line.release(minimum_appliance="999.0.0"))
+    of.add("newer-minimum", "the release needs a newer appliance", minimum, exit_code=4)
 
 
 def _same(signed: dict[str, Any]) -> None:
@@ -192,10 +196,8 @@ def _unlinked() -> bytes:
     return forger.roots[1]
 
 
-def _chunk_lie(line: Line) -> Files:
+def _chunk_lie(liar: Line) -> Files:
     """Contents whose classes files and policy disagree about the chunks of one blob."""
-    liar = Line()
-    liar.roots, liar.signers = line.roots, line.signers
     artifact, blobs = file_artifact("layer", b"payload")
     payload = artifact.payload or artifact.root
     listed = [blob_of(data) for digest, data in blobs.items() if digest != payload]
@@ -210,14 +212,28 @@ def _chunk_lie(line: Line) -> Files:
     )
 
 
+class Bytes:
+    """Collects vectors that are one byte string."""
+
+    def __init__(self) -> None:
+        self.vectors: dict[str, Vector] = {}
+
+    def __call__(self, kind: str, name: str, says: str, data: bytes, *, exit_code: int | None = 4) -> None:
+        """Add one; without `exit_code` it is valid."""
+        verdict: Vector = {"accept": True} if exit_code is None else {"exit": exit_code}
+        self.vectors[f"{kind}-{name}"] = {"kind": kind, "says": says, **verdict, "data": text(data)}
+
+
 def byte_vectors() -> dict[str, Vector]:
     """Contents, weights manifests, parts and safetensors headers: one valid of each and one for each fault."""
-    found: dict[str, Vector] = {}
+    add = Bytes()
+    _contents(add)
+    _weights_and_parts(add)
+    _safetensors(add)
+    return add.vectors
 
-    def add(kind: str, name: str, says: str, data: bytes, *, exit_code: int | None = 4) -> None:
-        verdict: Vector = {"accept": True} if exit_code is None else {"exit": exit_code}
-        found[f"{kind}-{name}"] = {"kind": kind, "says": says, **verdict, "data": text(data)}
 
+def _contents(add: Bytes) -> None:
     contents = encode(sample_files()[0][ContentClass.FILES])
     add("contents", "valid", "valid contents", contents, exit_code=None)
     add("contents", "newer", "of a newer major", contents.replace(b"contents/1", b"contents/2"))
@@ -239,6 +255,8 @@ def byte_vectors() -> dict[str, Vector]:
         change(copy)
         add("contents", name, says, json.dumps(copy, sort_keys=True, separators=(",", ":")).encode())
 
+
+def _weights_and_parts(add: Bytes) -> None:
     files = [WeightsFile(path=path, size=2, digest=digest_of(path.encode())) for path in ("a.json", "b.json")]
     statement = build_statement("tiny", "1", files)
     add("weights", "valid", "a valid weights manifest", statement, exit_code=None)
@@ -264,6 +282,8 @@ def byte_vectors() -> dict[str, Vector]:
         data[place] ^= 1
         add("part", name, says, bytes(data))
 
+
+def _safetensors(add: Bytes) -> None:
     one = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
     add("safetensors", "valid", "two tensors", safetensors({"a": one, "b": {**one, "data_offsets": [4, 8]}}, 8), exit_code=None)
     add("safetensors", "overlap", "two tensors overlap", safetensors({"a": one, "b": {**one, "data_offsets": [2, 6]}}, 6))
@@ -278,7 +298,6 @@ def byte_vectors() -> dict[str, Vector]:
     )
     add("safetensors", "wrong-length", "shape and length differ", safetensors({"a": {**one, "shape": [5]}}, 4))
     add("safetensors", "huge-header", "a header longer than the file", (2**40).to_bytes(8, "little") + b"{}")
-    return found
 
 
 def _table() -> PartTable:

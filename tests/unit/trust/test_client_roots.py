@@ -65,6 +65,13 @@ def test_another_line_with_the_same_keys_is_refused_even_mixed() -> None:
         refused(ours, {**mine, path_of(mine, role): theirs[path_of(theirs, role)]}, "is of line 'other'")
 
 
+def test_what_was_seen_of_another_line_is_refused() -> None:
+    line = Line()
+    files = line.publish()
+    seen = msgspec.structs.replace(line.verify(files).seen, line="other")
+    refused(line, files, "this bundle is of line 'acme'; seen.json is of line 'other'", seen=seen)
+
+
 def test_a_release_of_another_line_is_refused() -> None:
     line = Line()
     files = line.publish(release=Line("other").release())
