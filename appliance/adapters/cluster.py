@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster, through the release's own `kubectl`: what its nodes and pods are, and taking a node out.
+"""The cluster, through the release's own `kubectl`: what its nodes and pods are. Nothing here changes it.
 
-Kubernetes' own client knows how to drain and how to speak to this very version; only the fields below are read from
+Kubernetes' own client speaks to this very version; only the fields below are read from
 its JSON (Kubernetes API reference v1.36, Node v1 and Pod v1). No token or key is on a command line: the kubeconfig is a
 file that only root reads.
 """
@@ -20,7 +20,7 @@ import msgspec
 from appliance.errors import ToolError
 
 _REQUEST_SECONDS = 15
-_DRAIN_SECONDS = 120
+_PATIENCE_SECONDS = 30
 _CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 
 
@@ -175,23 +175,6 @@ class Cluster:
         except ToolError:
             return False
 
-    def drain(self, node: str) -> None:
-        """Let no new pod onto `node` and move away those that can be moved.
-
-        Raises:
-            ToolError: a pod does not go within two minutes.
-        """
-        words = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={_DRAIN_SECONDS}s"]
-        self._run(words, step=f"drain {node}", seconds=_DRAIN_SECONDS + _REQUEST_SECONDS, limited=False)
-
-    def delete_node(self, node: str) -> None:
-        """Take `node` out of the cluster; one that is not in it is no error.
-
-        Raises:
-            ToolError: the API does not answer.
-        """
-        self._run(["delete", "node", node, "--ignore-not-found"], step=f"remove {node} from the cluster")
-
     def _list(self, kind: str, shape: type[_ListT]) -> _ListT:
         step = f"list {kind}"
         data = self._run(["get", kind, "--all-namespaces", "--output=json"], step=step)
@@ -200,16 +183,15 @@ class Cluster:
         except msgspec.MsgspecError as error:
             raise ToolError(f"{step}: kubectl's answer cannot be read: {error}", step=step, hint="run site install again") from error
 
-    def _run(self, words: Sequence[str], *, step: str, seconds: float = 2.0 * _REQUEST_SECONDS, limited: bool = True) -> bytes:
-        limits = [f"--request-timeout={_REQUEST_SECONDS}s"] if limited else []
-        command = [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *limits, *words]
+    def _run(self, words: Sequence[str], *, step: str) -> bytes:
+        command = [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", f"--request-timeout={_REQUEST_SECONDS}s", *words]
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_SECONDS, check=False)
         except FileNotFoundError as error:
             raise ToolError(f"{self.kubectl}: no kubectl there yet", step=step, hint="run site install") from error
         except subprocess.TimeoutExpired as error:
             raise ToolError(
-                f"{step}: no answer after {seconds:.0f} s", step=step, hint="look at the control plane, then run it again"
+                f"{step}: no answer after {_PATIENCE_SECONDS} s", step=step, hint="look at the control plane, then run it again"
             ) from error
         if done.returncode == 0:
             return done.stdout

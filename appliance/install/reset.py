@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`site reset [NODE]`: back to bare machines, or one node out of the cluster. Confirmed by the site's own name.
 
-What stays: the store, the pinned root, the site's keys, its known_hosts and policy. `site install` makes it all again.
+A single node is drained and forgotten by the cluster first (`playbooks/reset.yml`). What stays: the store, the pinned
+root, the site's keys, its known_hosts and policy. `site install` makes it all again.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from dataclasses import dataclass
 
 from appliance.adapters.disk import at, locked
 from appliance.adapters.playbook import run_playbook
-from appliance.errors import ToolError, UsageError
+from appliance.errors import UsageError
 from appliance.install.authority import site_id
-from appliance.install.cluster import cluster_of
 from appliance.install.initialise import LOCK_WHAT
 from appliance.install.inventory import inventory, site_variables
 from appliance.install.operator import take_kubeconfig
 from appliance.install.places import SitePlaces
-from appliance.install.records import read_installed
 from appliance.install.runs import new_run
 from appliance.install.sitefile import Machine, Role, SiteFile
 from appliance.install.steps import StepReporter
@@ -48,8 +47,6 @@ def reset(site: SiteFile, places: SitePlaces, *, node: str | None, confirmed: st
         )
     machines = _machines(site, node)
     with locked(places.lock, what=LOCK_WHAT):
-        if node is not None:
-            _leave(places, node, progress)
         reporter = StepReporter(progress=progress, width=max(len(machine.name) for machine in site.machines))
         progress.start("reset", unit="tasks")
         variables = {**site_variables(site, places, site_id(places)), "reset_machines": [machine.name for machine in machines]}
@@ -84,18 +81,3 @@ def _machines(site: SiteFile, node: str | None) -> tuple[Machine, ...]:
     if Role.CONTROL_PLANE in machine.roles and len(site.with_role(Role.CONTROL_PLANE)) == 1:
         raise UsageError(f"{node}: the only control plane holds the cluster", hint="reset the whole site: site reset")
     return (machine,)
-
-
-def _leave(places: SitePlaces, node: str, progress: Progress) -> None:
-    """Let the node leave the cluster first; a cluster that was never made has nothing to leave."""
-    if read_installed(places) is None and not places.kubeconfig.is_file():
-        return
-    cluster = cluster_of(places)
-    progress.start(f"drain {node}", unit="pods")
-    if any(found.name == node for found in cluster.nodes()):
-        try:
-            cluster.drain(node)
-        except ToolError as error:
-            progress.note(f"{node}: not drained, going on: {error.message}")
-        cluster.delete_node(node)
-    progress.finish()

@@ -158,10 +158,10 @@ def _ask_certificates(machine: Machine, login: Login, now: datetime) -> dict[str
 def _machine(machine: Machine, units: Mapping[str, str], problem: str, nodes: tuple[Node, ...]) -> MachineStatus:
     node = next((found for found in nodes if found.name == machine.name), None)
     down = [f"{unit} is {state}" for unit, state in units.items() if state != "active"]
-    if not problem and down:
-        problem = down[0]
     if not problem and machine.in_cluster and node is None and nodes:
         problem = "it is not in the cluster"
+    if not problem and down:
+        problem = down[0]
     if not problem and node is not None and not node.ready:
         problem = f"not ready: {node.reason}"
     if not problem and node is not None and not node.schedulable:

@@ -23,9 +23,9 @@ class StepReporter:
 
     progress: Progress
     width: int = 8
-    began: float = field(default_factory=time.monotonic)
     _current: dict[str, str] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
+    _until: dict[str, float] = field(default_factory=dict)
     _changed: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, event: TaskEvent) -> None:
@@ -39,6 +39,7 @@ class StepReporter:
             self._current[event.host] = step
             self._since[event.host] = time.monotonic() - event.seconds
             self._changed[event.host] = 0
+        self._until[event.host] = time.monotonic()
         if event.status is TaskStatus.CHANGED:
             self._changed[event.host] += 1
         if failed:
@@ -56,4 +57,4 @@ class StepReporter:
             return
         changed = self._changed[host]
         did = f"{changed} changed" if changed else "as it should be"
-        self.progress.note(f"{host:{self.width}}  {step}: {did} ({time.monotonic() - self._since[host]:.1f} s)")
+        self.progress.note(f"{host:{self.width}}  {step}: {did} ({self._until[host] - self._since[host]:.1f} s)")

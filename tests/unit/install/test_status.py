@@ -107,15 +107,6 @@ def test_an_api_that_does_not_answer_is_told_in_kubectls_last_words(kubectl: Cal
         Cluster(kubectl=tmp_path / "none", kubeconfig=tmp_path / "kubeconfig").nodes()
 
 
-def test_a_node_is_drained_and_then_taken_out(kubectl: Callable[..., Cluster], tmp_path: Path) -> None:
-    found = kubectl([node("gpu1")], [])
-    found.drain("gpu1")
-    found.delete_node("gpu1")
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert "drain gpu1 --ignore-daemonsets" in asked[0]
-    assert asked[1].endswith("delete node gpu1 --ignore-not-found")
-
-
 class Notes(Silent):
     """Keeps what was said."""
 
