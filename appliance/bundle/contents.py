@@ -4,7 +4,7 @@
 
 Rules:
 
-* One digest has one (size, chunk list) over all classes and releases (`merge_blobs` refuses anything else).
+* One digest has one (size, chunk list) over all classes and releases, a chunk one length (`merge_blobs` refuses else).
 * A blob of at most one chunk lists no chunks: its only chunk is the blob, so its digest is its chunk's digest.
 * A larger blob lists exactly `chunk_count(size)` chunk digests.
 * Every blob that an artifact names is listed, every listed blob is named by an artifact; both lists are sorted.
@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from appliance.bundle.documents import Document, Record, Sha256, Size
-from appliance.digests import Digest, chunk_count
+from appliance.digests import CHUNK_BYTES, Digest, chunk_count
 from appliance.errors import FormatError, VerificationError
 
 
@@ -190,7 +190,8 @@ def merge_blobs(contents: Iterable[Contents]) -> Mapping[Digest, Blob]:
     """Return all blobs of `contents` by digest.
 
     Raises:
-        VerificationError: two classes give one digest another size or another chunk list.
+        VerificationError: two classes give one digest another size or another chunk list, or two blobs give one chunk
+            another length.
     """
     merged: dict[Digest, Blob] = {}
     owner: dict[Digest, ContentClass] = {}
@@ -200,7 +201,22 @@ def merge_blobs(contents: Iterable[Contents]) -> Mapping[Digest, Blob]:
             if known != blob:
                 raise _disagreement(blob.digest, f"class {owner[blob.digest]}", f"class {each.content_class}")
             owner.setdefault(blob.digest, each.content_class)
+    _check_chunk_lengths(merged.values())
     return merged
+
+
+def _check_chunk_lengths(blobs: Iterable[Blob]) -> None:
+    """A chunk's digest has one length, wherever it is listed; a blob of one chunk is its own chunk."""
+    lengths: dict[Digest, int] = {}
+    for blob in blobs:
+        last = len(blob.chunks) - 1
+        for index, digest in enumerate(blob.chunks or (blob.digest,)):
+            length = CHUNK_BYTES if index < last else blob.size - CHUNK_BYTES * max(last, 0)
+            if lengths.setdefault(digest, length) != length:
+                raise VerificationError(
+                    f"chunk {digest} is listed with {lengths[digest]} and with {length} bytes",
+                    hint="do not install this bundle: a signer lists bytes of another role; ask the publisher which key signed it",
+                )
 
 
 def check_same_blobs(blobs: Mapping[Digest, Blob], *, known: Mapping[Digest, Blob]) -> None:

@@ -248,6 +248,8 @@ def test_a_tensor_moved_by_one_byte_is_refused(shapes: list[tuple[str, list[int]
     data = file(header)
     assert len(read_header(io.BytesIO(data), size=len(data), what="x").tensors) == len(shapes)
     for name, (begin, end) in places.items():
+        if begin == end:
+            continue  # a tensor without bytes may stand between any two others
         moved = file({**header, name: {**header[name], "data_offsets": [begin + 1, end + 1]}})
         with pytest.raises(FormatError):
             read_header(io.BytesIO(moved), size=len(moved), what="x")

@@ -127,6 +127,18 @@ def test_one_digest_has_one_size_and_chunk_list_over_all_classes() -> None:
             merge_blobs([big(), big(lie, ContentClass.MODELS)])
 
 
+def test_one_chunk_has_one_length_over_all_blobs() -> None:
+    """A chunk is listed as 64 MiB of one blob and as the last byte of another; or a whole small blob as a full chunk."""
+    last_as_first = Blob(digest=OTHER, size=CHUNK_BYTES + 7, chunks=(BIG.chunks[1], digest_of(b"3")))
+    whole_as_first = Blob(digest=OTHER, size=CHUNK_BYTES + 7, chunks=(files().blobs[0].digest, digest_of(b"3")))
+    merge_blobs([big(), files()])
+    for lie in (last_as_first, whole_as_first):
+        with pytest.raises(VerificationError, match=r"is listed with .* and with .* bytes"):
+            merge_blobs([big(), files(), big(lie, ContentClass.MODELS)])
+    shared = Blob(digest=OTHER, size=2 * CHUNK_BYTES + 1, chunks=(BIG.chunks[0], digest_of(b"3"), BIG.chunks[1]))
+    merge_blobs([big(), big(shared, ContentClass.MODELS)])
+
+
 def test_a_new_release_agrees_with_what_the_store_holds() -> None:
     known = merge_blobs([files(), big()])
     check_same_blobs(merge_blobs([big()]), known=known)
