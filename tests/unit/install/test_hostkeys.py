@@ -85,14 +85,14 @@ def test_a_machine_that_was_never_accepted_is_not_spoken_to() -> None:
 
 
 def test_every_login_checks_host_keys_and_the_depot_is_this_machine(tmp_path: Path) -> None:
-    found = logins(site(SITE.replace("accelerator", 'ssh_key = "/root/.ssh/site"\naccelerator', 1)), SitePlaces(state=tmp_path))
+    found = logins(site(SITE.replace("accelerator", 'ssh_key = "/etc/appliance/ssh-key"\naccelerator', 1)), SitePlaces(state=tmp_path))
     assert found["depot"] == Login(name="depot")
     for name in ("cp1", "gpu1"):
         options = found[name].options
         assert "StrictHostKeyChecking=yes" in options
         assert f"UserKnownHostsFile={tmp_path}/site/known_hosts" in options
         assert "GlobalKnownHostsFile=/dev/null" in options
-        assert "IdentityFile=/root/.ssh/site" in options
+        assert "IdentityFile=/etc/appliance/ssh-key" in options
 
 
 @pytest.mark.parametrize(("kind", "blob"), [("ssh-dss", "AAAA"), ("ssh-ed25519", "%%%"), ("ssh-ed25519", ""), ("sk-ssh", "AAAA")])
