@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from pyhelm3.errors import ReleaseNotFoundError
 
 from appliance.digests import Digest
 from appliance.errors import FormatError, ToolError, VerificationError
+
+logging.getLogger("pyhelm3").setLevel(logging.CRITICAL)  # it logs every failed command; what matters is raised here
 
 _DNS_NUMBER = 10
 """Kubernetes' convention: the tenth address of the Services' range is the cluster's DNS."""
