@@ -25,7 +25,6 @@ import httpx
 
 from appliance.errors import HostError, ToolError, UsageError
 
-READ_BYTES = 1024 * 1024
 _ATTEMPTS = 6
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LONGEST_ASKED = 300.0
@@ -189,7 +188,7 @@ def read_body(answer: httpx.Response) -> Iterator[bytes]:
         Transient: the stream stopped before its end.
     """
     try:
-        yield from answer.iter_raw(READ_BYTES)
+        yield from answer.iter_raw()  # as it arrives: a size would hold back, and on an error lose, what came
     except httpx.HTTPError as error:
         raise Transient(f"{public_url(str(answer.url))}: {_reason(error)}") from error
 

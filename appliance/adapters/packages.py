@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from appliance.adapters.aptsources import Source, read_sources
 from appliance.adapters.disk import at, locked, make_directory, write_atomic
@@ -115,7 +115,7 @@ class Apt:
         for name in ("lists/partial", "state/lists/partial", "cache/archives/partial", "sources"):
             make_directory(self._folder / name, mode=0o700)
         with locked(self._folder / "lock", what=f"apt's private state for {self._suite}"):
-            sources = read_sources(self._host_sources(), suite=self._suite)
+            sources = self._without_logins(read_sources(self._host_sources(), suite=self._suite))
             write_atomic(self._folder / "state" / "status", b"")
             write_atomic(self._config, self._settings().encode(), mode=0o600)
             self._write_sources(sources)
@@ -124,6 +124,26 @@ class Apt:
                 sources = self._debian_only(sources)
                 self._write_sources(sources)
             yield tuple(dict.fromkeys(source.uri.rstrip("/") for source in sources))
+
+    def _without_logins(self, sources: Sequence[Source]) -> tuple[Source, ...]:
+        """Move logins out of URIs into a private auth.conf (apt_auth.conf(5)): a URI stands on command lines and in messages."""
+        own = re.search(
+            r"NETRC='([^']*)'", self._run(["apt-config", "shell", "NETRC", "Dir::Etc::netrc/f"], step="read apt's configuration")
+        )
+        lines = []
+        if own and Path(own[1]).is_file():
+            with at(Path(own[1])):
+                lines = Path(own[1]).read_text(encoding="utf-8").splitlines()
+        plain = []
+        for source in sources:
+            parts = urlsplit(source.uri)
+            host = parts.netloc.rpartition("@")[2]
+            if parts.username:
+                login, password = unquote(parts.username), unquote(parts.password or "")
+                lines.append(f"machine {parts.scheme}://{host} login {login} password {password}")
+            plain.append(Source(uri=urlunsplit(parts._replace(netloc=host)), suites=source.suites, fields=source.fields))
+        write_atomic(self._folder / "auth.conf", "".join(f"{line}\n" for line in lines).encode(), mode=0o600)
+        return tuple(plain)
 
     def _settings(self) -> str:
         dump = self._run(["apt-config", "dump"], step="read apt's configuration")
@@ -134,6 +154,7 @@ class Apt:
             "Dir::Cache": self._folder / "cache",
             "Dir::Etc::sourcelist": "/dev/null",
             "Dir::Etc::sourceparts": self._folder / "sources",
+            "Dir::Etc::netrc": self._folder / "auth.conf",
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
             "APT::Architecture": self._architecture,

@@ -106,7 +106,10 @@ def read_profile(path: Path) -> tuple[Profile, bytes]:
         _check_file(path, file)
     for chart in profile.charts:
         if "://" in chart.path:
-            raise UsageError(f"{path}: chart {chart.name}: a chart from {chart.path.partition(':')[0]} is not done by this version")
+            raise UsageError(
+                f"{path}: chart {chart.name}: a chart from {chart.path.partition(':')[0]} is not done by this version",
+                hint="pull and unpack it, and name its folder",
+            )
     return profile, data
 
 

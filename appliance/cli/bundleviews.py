@@ -109,7 +109,7 @@ def _lock_rows(items: Sequence[_Item], changed: Sequence[str]) -> Iterator[tuple
 def _change(item: _Item, before: _Item | None, *, first: bool) -> str:
     if before is None:
         return "" if first else "new"
-    if before.identity == item.identity:
+    if (before.identity, before.version) == (item.identity, item.version):
         return ""
     return f"changed from {before.version}" if before.version != item.version else "changed"
 

@@ -32,14 +32,14 @@ TOKEN = "planted-token-9b7d"
 
 @dataclass(slots=True)
 class Fault:
-    """What goes wrong: `kind` is a status, `drop`, `wrong`, `drip` or `forget-range`; `path` is a part of the request's path."""
+    """What goes wrong: `kind` is a status, `drop`, `stall`, `wrong`, `drip` or `forget-range`; `path` a part of the path."""
 
     kind: str
     path: str
     times: int = 1
     retry_after: str = ""
     after: int = 0
-    """For `drop`: how many bytes of the body arrive first."""
+    """For `drop` and `stall`: how many bytes of the body arrive first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +215,11 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "drop":
             self._begin(status, {**headers, "Content-Length": str(len(body))})
             self._write(body[: fault.after if fault else 0])
+            self.close_connection = True
+        elif kind == "stall":
+            self._begin(status, {**headers, "Content-Length": str(len(body))})
+            self._write(body[: fault.after if fault else 0])
+            self.connection.recv(1)  # until the client is gone
             self.close_connection = True
         elif kind == "drip":
             self._begin(status, {**headers, "Content-Length": str(len(body))})

@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""`appliance bundle` as a person runs it: what it prints, how it ends, what it asks of the kernel, what it never shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.building import Bench, safetensors
+from tests.support.faults import flip_byte
+from tests.support.observe import leaks, plant, unchanged
+from tests.support.registry import PASSWORD, TOKEN, serving
+from tests.unit.build.conftest import WORLD
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Shell:
+    """Runs the command line in `bench.folder`."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.folder = bench.folder
+        self.environment = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(bench.folder),
+            "XDG_CACHE_HOME": str(bench.folder / "xdg"),
+            "DOCKER_CONFIG": str(bench.folder / "docker"),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LANG": "C.UTF-8",
+        }
+        self.said = ""
+
+    def run(self, *arguments: str, code: int = 0, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        command = [*before, sys.executable, "-m", "appliance", *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        self.said += done.stdout + done.stderr
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def lock(self, code: int = 0, *more: str) -> subprocess.CompletedProcess[str]:
+        return self.run("bundle", "lock", "core.toml", "--mirrors", "mirrors.toml", *more, code=code)
+
+    def create(self, to: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        options = ("--publication", "pub", "--passphrase-file", "passphrase", "--mirrors", "mirrors.toml")
+        return self.run("bundle", "create", "core.lock.json", "--to", to, *options, code=code)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A registry with a token login, a publication, a lock and a bundle `one`, made by commands alone."""
+    folder = tmp_path_factory.mktemp("cli")
+    with serving(folder / "tls", login="token") as upstream:
+        upstream.put_image("team/app", "1.0", (b"layer" * 1000,))
+        upstream.files["/files/tool"] = b"tool" * 5000
+        bench = Bench(folder=folder / "bench", upstream=upstream)
+        bench.folder.mkdir()
+        bench.model()
+        bench.chart("registry.test/team/app:1.0")
+        bench.profile(WORLD)
+        bench.mirrors  # noqa: B018 - writes mirrors.toml
+        made = Shell(bench)
+        (bench.folder / "passphrase").write_text("planted-passphrase-2d6f\n")
+        (bench.folder / "docker").mkdir()
+        auth = base64.b64encode(f"reader:{PASSWORD}".encode()).decode()
+        (bench.folder / "docker" / "config.json").write_text(json.dumps({"auths": {upstream.address: {"auth": auth}}}))
+        made.run("keys", "init", "pub", "--line", "test", "--passphrase-file", "passphrase")
+        made.lock()
+        made.create("one")
+        yield made
+
+
+def test_lock_prints_a_table_and_what_changed(shell: Shell) -> None:
+    again = shell.lock()
+    lines = [line.split() for line in again.stdout.splitlines()]
+    assert lines[0] == ["kind", "name", "version", "size", "licence", "change"]
+    assert ["file", "tool", "2.0", "19.5", "KiB", "MIT"] in lines
+    assert ["model", "tiny", "1", "9.1", "KiB", "Apache-2.0"] in lines
+    assert "nothing changed" in again.stderr
+    profile = shell.folder / "other.toml"
+    profile.write_text((shell.folder / "core.toml").read_text().replace('version = "2.0"', 'version = "2.1"'))
+    options = ("--mirrors", "mirrors.toml", "--output-lock", "other.json", "-o", "json")
+    shutil.copy(shell.folder / "core.lock.json", shell.folder / "other.json")
+    document = json.loads(shell.run("bundle", "lock", "other.toml", *options).stdout)
+    changes = {item["name"]: item["change"] for item in document["items"]}
+    assert (changes["registry.test/team/app"], changes["tool"]) == ("", "changed from 2.0")
+    assert document["size"] > 0
+
+
+def test_inspect_shows_artifacts_days_and_signatures_by_family(shell: Shell) -> None:
+    shown = shell.run("bundle", "inspect", "one", "--publication", "pub").stdout
+    assert re.search(r"^images +registry\.test/team/app:1\.0 +1\.0 ", shown, re.MULTILINE)
+    assert re.search(r"^timestamp +1 +(89|90) +1 classical \+ 1 ml-dsa, 2 needed", shown, re.MULTILINE)
+    document = json.loads(shell.run("bundle", "inspect", "one", "--publication", "pub", "-o", "json").stdout)
+    assert {role["role"] for role in document["roles"]} >= {"root", "timestamp", "snapshot", "targets", "images", "models", "code"}
+    assert all(role["signatures"] == {"classical": 1, "ml-dsa": 1} for role in document["roles"])
+
+
+def test_verify_says_verified_and_a_flipped_byte_is_exit_3_with_its_place(shell: Shell) -> None:
+    assert "verified" in shell.run("bundle", "verify", "one", "--publication", "pub").stdout
+    shutil.copytree(shell.folder / "one", shell.folder / "bad")
+    victim = max((shell.folder / "bad" / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    flip_byte(victim, 100)
+    with unchanged(shell.folder / "bad"):
+        refused = shell.run("bundle", "verify", "bad", "--publication", "pub", code=3)
+    assert victim.name in refused.stderr
+    assert "hint:" in refused.stderr
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_verify_asks_nothing_of_a_network_and_writes_no_file(shell: Shell, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    before = ("strace", "-f", "-o", str(trace), "-e", "trace=network,openat,open,creat,rename,link,unlink,mkdir,write,pwrite64,ftruncate")
+    shell.run("bundle", "verify", "one", "--publication", "pub", before=before)
+    calls = trace.read_text()
+    assert not re.search(r"\b(socket|connect|sendto|bind)\(", calls)
+    assert not re.search(r"\b(creat|rename|link|unlink|mkdir|ftruncate|pwrite64)\(", calls)
+    assert not re.search(r"open(at)?\([^\n]*O_(WRONLY|RDWR|CREAT)(?![^\n]*(/dev/null|ENOENT|EACCES))", calls)
+    assert set(re.findall(r"\bwrite\((\d+),", calls)) <= {"1", "2"}
+
+
+def test_verify_loads_no_http_client_no_ansible_and_no_yaml(shell: Shell) -> None:
+    code = (
+        "import sys; sys.argv = ['appliance', 'bundle', 'verify', 'one', '--publication', 'pub']\n"
+        "from appliance.cli import app\n"
+        "try: app()\nexcept SystemExit as end: code = end.code\n"
+        "found = {'httpx', 'ansible', 'kubernetes', 'yaml', 'appliance.build'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {found}' if code or found else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=shell.folder, env=shell.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_diff_names_what_changed_and_counts_bytes(shell: Shell) -> None:
+    bench = shell.bench
+    weights = bench.folder / "tiny" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(safetensors(9000, 100, seed="other"))
+    lock = (bench.folder / "core.lock.json").read_bytes()
+    try:
+        changed = shell.lock()
+        assert "1 changed" in changed.stderr
+        shell.create("two")
+    finally:
+        weights.write_bytes(before)
+        (bench.folder / "core.lock.json").write_bytes(lock)
+    shown = shell.run("bundle", "diff", "one", "two", "--publication", "pub", "-o", "json")
+    document = json.loads(shown.stdout)
+    assert [(each["change"], each["class"], each["name"]) for each in document["changes"]] == [("changed", "models", "tiny")]
+    assert 9100 < document["added_bytes"] < 20_000
+    assert document["shared_bytes"] > 20_000
+    assert "1 artifacts differ" in shown.stderr
+
+
+def test_without_trust_the_options_are_named(shell: Shell) -> None:
+    for command in (("inspect", "one"), ("verify", "one"), ("diff", "one", "one")):
+        refused = shell.run("bundle", *command, "--state", str(shell.folder / "nowhere"), code=2)
+        assert "--publication DIR" in refused.stderr
+
+
+def test_another_publications_root_is_refused(shell: Shell) -> None:
+    shell.run("keys", "init", "foreign", "--line", "test", "--passphrase-file", "passphrase")
+    assert "hint:" in shell.run("bundle", "verify", "one", "--publication", "foreign", code=3).stderr
+
+
+def test_a_wrong_passphrase_ends_before_anything_is_fetched(shell: Shell) -> None:
+    (shell.folder / "wrong").write_text("not the passphrase\n")
+    shell.bench.upstream.requests.clear()
+    options = ("--publication", "pub", "--passphrase-file", "wrong", "--mirrors", "mirrors.toml")
+    shell.run("bundle", "create", "core.lock.json", "--to", "three", *options, code=2)
+    assert shell.bench.upstream.requests == []
+    assert not (shell.folder / "three").exists()
+
+
+@pytest.mark.parametrize("arguments", [("lock", "nowhere.toml"), ("inspect", "nowhere", "--publication", "pub")])
+def test_what_is_not_there_is_named(shell: Shell, arguments: tuple[str, ...]) -> None:
+    assert "nowhere" in shell.run("bundle", *arguments, code=5).stderr
+
+
+def test_planted_secrets_are_in_no_lock_bundle_cache_or_word(shell: Shell) -> None:
+    (shell.folder / "docker" / "config.json").rename(shell.folder / "config.json.aside")
+    wrong = plant("wrong")
+    try:
+        auth = base64.b64encode(f"reader:{wrong}".encode()).decode()
+        config = {"auths": {shell.bench.upstream.address: {"auth": auth}}}
+        (shell.folder / "docker" / "config.json").write_text(json.dumps(config))
+        shell.lock(code=6)
+    finally:
+        (shell.folder / "config.json.aside").replace(shell.folder / "docker" / "config.json")
+    (shell.folder / "said").mkdir(exist_ok=True)
+    (shell.folder / "said" / "everything.txt").write_text(shell.said)
+    secrets = {"password": PASSWORD, "token": TOKEN, "passphrase": "planted-passphrase-2d6f", "wrong": wrong}
+    places = [shell.folder / name for name in ("said", "one", "two", "xdg", "core.lock.json", "pub") if (shell.folder / name).exists()]
+    assert leaks(secrets, *places) == []
