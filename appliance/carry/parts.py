@@ -26,6 +26,8 @@ from appliance.bundle.media import (
 )
 from appliance.digests import Digest, digest_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError
+from appliance.trust.client import MAX_FILES
+from appliance.verify.metadata import MAX_METADATA_BYTES
 
 _CARRY_AGAIN = "carry this part again from where it was written"
 
@@ -140,6 +142,10 @@ def read_part_metadata(part: PartFile) -> dict[str, bytes]:
         FormatError: one is damaged; its offset is named.
         HostError: unreadable.
     """
+    total = sum(entry.size for entry in part.table.metadata)
+    if len(part.table.metadata) > MAX_FILES or total > MAX_METADATA_BYTES:
+        limit = f"at most {MAX_FILES} of {MAX_METADATA_BYTES} are read"
+        raise FormatError(f"{part.name}: {len(part.table.metadata)} metadata files of {total} bytes, {limit}", hint=_CARRY_AGAIN)
     files: dict[str, bytes] = {}
     with opened(part.path) as descriptor:
         for entry in part.table.metadata:

@@ -149,7 +149,7 @@ def _targets(wanted: Mapping[Digest, Blob]) -> dict[Digest, list[tuple[Blob, int
 
 
 def _check_space(visit: _Visit, wanted: Mapping[Digest, Blob]) -> None:
-    needed = sum(blob.size for blob in wanted.values()) - visit.staging.staged_bytes()
+    needed = sum(blob.size for blob in wanted.values()) - visit.staging.staged_bytes(wanted)
     if needed > 0:
         disk.require_space(visit.staging.folder, needed, what="the release")
 

@@ -157,12 +157,13 @@ class Staging:
         """Whether that chunk is verified here."""
         return index in self.large[blob.digest].done if blob.chunks else blob.digest in self._small
 
-    def staged_bytes(self) -> int:
-        """How much of the file system the staged blobs already take."""
+    def staged_bytes(self, wanted: Mapping[Digest, Blob]) -> int:
+        """How much of the file system what is staged of `wanted` already takes."""
         total = 0
-        for path in self.folder.iterdir():
+        for blob in wanted.values():
             with suppress(OSError):
-                total += path.lstat().st_blocks * 512
+                path = self.large[blob.digest].path if blob.chunks else self._path(blob)
+                total += min(blob.size, path.lstat().st_blocks * 512)
         return total
 
     def add_small(

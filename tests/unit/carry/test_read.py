@@ -15,6 +15,7 @@ import pytest
 
 from appliance.bundle.contents import ContentClass, Contents
 from appliance.bundle.media import ChunkEntry, MetadataEntry, encode_head, encode_trailer, part_length, with_offsets
+from appliance.carry import parts
 from appliance.carry.parts import read_part
 from appliance.digests import digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
@@ -334,6 +335,16 @@ def test_a_part_that_lists_a_chunk_nobody_signed_is_refused(world: World) -> Non
     body = data[table.metadata[0].offset : -48] + payload
     path.write_bytes(head + body + encode_trailer(head, part_length(changed)))
     refused(world, VerificationError, f"a chunk {stray.digest} of 8 bytes that the signed contents do not list")
+
+
+def test_a_part_that_claims_endless_metadata_is_refused_before_it_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(room=ONE)
+    total = sum(len(data) for data in world.files.values())
+    monkeypatch.setattr(parts, "MAX_METADATA_BYTES", total - 1)
+    refused(world, FormatError, f"metadata files of {total} bytes")
+    monkeypatch.setattr(parts, "MAX_METADATA_BYTES", total)
+    monkeypatch.setattr(parts, "MAX_FILES", len(world.files) - 1)
+    refused(world, FormatError, f"{len(world.files)} metadata files")
 
 
 def test_the_store_is_locked_while_it_is_read_into(world: World) -> None:
