@@ -5,3 +5,4 @@
 set -euo pipefail
 : "${PY:?}" "${VENV:?}"
 "$PY" -m tests.support.schemas --check
+PATH="$VENV/bin:$PATH" "$VENV/bin/ansible-lint" -q --offline --profile production playbooks
