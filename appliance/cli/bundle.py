@@ -31,7 +31,9 @@ PublicationOption = Annotated[Path | None, typer.Option("--publication", metavar
 TrustOption = Annotated[
     Path | None, typer.Option("--trust", metavar="DIR", help="Trust the root pinned in this folder (STATE/trust/LINE).")
 ]
-MirrorsOption = Annotated[Path | None, typer.Option("--mirrors", metavar="FILE", help="Where upstreams are really asked (mirrors.toml).")]
+MirrorsOption = Annotated[
+    Path | None, typer.Option("--mirrors", metavar="FILE", envvar="APPLIANCE_MIRRORS", help="Where upstreams are really asked.")
+]
 
 
 @app.command("lock")

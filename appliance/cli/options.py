@@ -21,7 +21,12 @@ class Output(StrEnum):
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Print a table for people or JSON for programs.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Parallel workers (default: one per core).")]
 PassphraseFileOption = Annotated[
-    Path | None, typer.Option("--passphrase-file", help="Read the passphrase from the first line of this file instead of asking.")
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        envvar="APPLIANCE_PASSPHRASE_FILE",
+        help="Read the passphrase from the first line of this file instead of asking.",
+    ),
 ]
 StateOption = Annotated[Path, typer.Option("--state", envvar="APPLIANCE_STATE", help="Where this site keeps its state.")]
 STATE_DEFAULT = Path("/var/lib/appliance")
