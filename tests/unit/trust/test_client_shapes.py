@@ -16,7 +16,7 @@ from appliance.bundle.documents import encode
 from appliance.digests import digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError
 from appliance.trust.client import verify_metadata
-from tests.support.simulator import Files, Line, blob_of, bytes_of, contents_of, file_artifact
+from tests.support.simulator import Files, Line, blob_of, bytes_of, contents_of, file_artifact, path_of
 from tests.unit.trust.refusals import refused
 
 
@@ -229,3 +229,22 @@ def test_the_hash_in_a_targets_name_is_that_of_its_bytes() -> None:
     for path, data in files.items():
         if path.startswith("targets/"):
             assert hex_of(digest_of(data)) in path
+
+
+def test_each_refusal_of_a_shape_says_which_shape() -> None:
+    """The limit is looked at before parsing, the type before the line, the line even of a signed file."""
+    line = Line()
+    files = line.publish()
+    refused(line, {**files, "timestamp.json": b" " * 64_001}, "64001 bytes is more than it may have", kind=FormatError)
+    refused(line, {**files, "timestamp.json": files["1.snapshot.json"]}, "it says it is snapshot, expected timestamp", kind=FormatError)
+    refused(line, {**files, "1.models.json": files["timestamp.json"]}, "it says it is timestamp, expected targets", kind=FormatError)
+    for role in ("timestamp", "snapshot", "targets", "models"):
+        nameless = line.edit(files, path_of(files, role), lambda signed: signed.pop("x-line"))
+        refused(line, nameless, "it names no line", kind=FormatError)
+
+
+def test_a_model_without_a_weights_manifest_is_refused() -> None:
+    line = Line()
+    artifact, blobs = file_artifact("tiny", b"weights")
+    files = line.publish({ContentClass.MODELS: contents_of(ContentClass.MODELS, [artifact], map(blob_of, blobs.values()))})
+    refused(line, files, "model tiny has no weights manifest")
