@@ -25,6 +25,8 @@ from appliance.place.record import FILE_MODE, FOLDER_MODE
 
 _BEING_WRITTEN = 0o600
 _HIDDEN = 0o700
+_STATE_BYTES = 112
+"""A hash state that `appliance.adapters.midstate` froze; anything else is not thawed."""
 
 
 class Partial:
@@ -138,8 +140,8 @@ class Partial:
             with suppress(ValueError, IndexError):
                 number, chunk, state = int(words[0]), int(words[1]), bytes.fromhex(words[2])
                 file = self.weights.files[number]
-                if 0 <= chunk < chunk_count(file.size) and _length(self.folder / file.path) == file.size:
-                    found[number, chunk] = state
+                if number >= 0 <= chunk < chunk_count(file.size) and _length(self.folder / file.path) == file.size:
+                    found[number, chunk] = state if len(state) == _STATE_BYTES else b""
         return lines[0].removeprefix("boot "), found
 
     def _hash_again(self, claimed: dict[tuple[int, int], bytes]) -> dict[tuple[int, int], bytes]:
