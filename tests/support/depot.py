@@ -73,7 +73,7 @@ class Fault:
     """What goes wrong with requests whose path has `part`, from the moment `skip` of them went well, `times` times.
 
     `kind` is a status, `flip` or `drop` (at byte `at` of the body), `short`, `other-range`, `forget-range`, `encoded`,
-    or `stall` (nothing comes after byte `at`).
+    `stall` (nothing comes after byte `at`), or `drip` (a byte every 50 ms).
     """
 
     kind: str
@@ -180,8 +180,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(status, len(data), {**headers, "Content-Encoding": "gzip"} if kind == "encoded" else headers)
         if kind == "flip":
             data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-        whole = kind not in {"drop", "stall"}
+        whole = kind not in {"drop", "stall", "drip"}
         self._write(data if whole else data[:at])
+        for place in range(len(data) if kind == "drip" else 0):
+            self._write(data[place : place + 1])
+            self.served.ended.wait(0.05)
         if kind == "stall":
             self.served.ended.wait(20)
         self.close_connection = self.close_connection or not whole
@@ -214,15 +217,15 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(tree: Path, folder: Path, *, certificates: Certificates | None = None) -> Iterator[Served]:
-    """Serve the registry tree `tree` on a free loopback port; certificates go into `folder` unless they are given."""
+def serving(tree: Path, folder: Path, *, certificates: Certificates | None = None, host: str = "127.0.0.1") -> Iterator[Served]:
+    """Serve the registry tree `tree` on a free port of `host`; certificates (of 127.0.0.1) go into `folder` unless given."""
     own = certificates or issue(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own.certificate, own.key)
     handler = type("Handler", (_Handler,), {})
-    server = _Server(("127.0.0.1", 0), handler)
+    server = _Server((host, 0), handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    served = Served(address=parse_address(f"127.0.0.1:{server.server_address[1]}"), certificates=own, tree=tree)
+    served = Served(address=parse_address(f"{host}:{server.server_address[1]}"), certificates=own, tree=tree)
     handler.served = served  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
