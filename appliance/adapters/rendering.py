@@ -32,8 +32,8 @@ def find_helm(given: Path | None) -> Path | None:
     return Path(found) if found else None
 
 
-def rendered_images(helm: Path, chart: Path, *, release: str, namespace: str, values: str) -> tuple[str, ...]:
-    """Return the image references in what `helm template` makes of `chart` with `values` (JSON), sorted.
+def rendered_images(helm: Path, chart: Path, *, release: str, namespace: str, values: str, kubernetes: str) -> tuple[str, ...]:
+    """Return the image references in what `helm template` makes of `chart` with `values` (JSON) for `kubernetes`, sorted.
 
     Raises:
         ToolError: helm cannot render it.
@@ -43,6 +43,7 @@ def rendered_images(helm: Path, chart: Path, *, release: str, namespace: str, va
         given = Path(scratch) / "values.json"
         given.write_text(values, encoding="utf-8")
         command = [str(helm), "template", release, str(chart), "--namespace", namespace, "--values", str(given), "--include-crds"]
+        command += ["--kube-version", kubernetes]
         environment = {"PATH": "/usr/bin:/bin", "HOME": scratch, "HELM_CACHE_HOME": scratch, "HELM_CONFIG_HOME": scratch}
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=_TIMEOUT)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import appliance
 from appliance.adapters.hashing import FileHashes
+from appliance.build.profiles import PLATFORMS
 from appliance.build.sources import Sources
 from appliance.bundle.contents import Artifact, Blob, ContentClass, Contents, ImageBinding, PackageEntry, check_contents
+from appliance.bundle.formats import OCI_INDEX, OCI_MANIFEST
 from appliance.bundle.layout import (
     BuiltArtifact,
     Descriptor,
@@ -21,6 +23,8 @@ from appliance.bundle.layout import (
     build_model,
     build_packages,
     index_bytes,
+    json_bytes,
+    small_blob,
 )
 from appliance.bundle.lock import Lock, LockedImage, LockedModel, LockedPackages
 from appliance.bundle.weights import WeightsFile, build_statement
@@ -89,27 +93,54 @@ def _contents(each: ContentClass, artifacts: Iterable[BuiltArtifact]) -> Content
 
 
 def _references(built: Mapping[ContentClass, list[BuiltArtifact]]) -> Iterator[tuple[str, Descriptor]]:
-    """Give every artifact's root with its name in `index.json`: an image's own, `<class>/<name>:<version>` of others."""
+    """Give every artifact's root with its name in `index.json`: an image's own, `<class>/<name>:<version>` of others.
+
+    Tools find names only on OCI documents. An image in docker's dialect has its name on the OCI index made for it, and
+    its real root stands there as `<name>@<digest>`.
+    """
     for each, artifacts in built.items():
         for one in artifacts:
             artifact = one.artifact
-            size = next(blob.size for blob in one.blobs if blob.digest == artifact.root)
-            name = artifact.name if each is ContentClass.IMAGES else f"{each}/{artifact.name}:{artifact.version}"
-            yield name, Descriptor(media_type=artifact.media_type, digest=artifact.root, size=size)
+            sizes = {blob.digest: blob.size for blob in one.blobs}
+            root = Descriptor(media_type=artifact.media_type, digest=artifact.root, size=sizes[artifact.root])
+            if each is not ContentClass.IMAGES:
+                yield f"{each}/{artifact.name}:{artifact.version}", root
+                continue
+            yield f"{artifact.name}@{artifact.root}" if one.documents else artifact.name, root
+            for digest in one.documents:
+                yield artifact.name, Descriptor(media_type=OCI_INDEX, digest=digest, size=sizes[digest])
 
 
 def _image(image: LockedImage, blobs: Mapping[Digest, Blob], platform: str) -> BuiltArtifact:
     own = {blob.digest: blobs[blob.digest] for blob in image.blobs}
+    types = {blob.digest: blob.media_type for blob in image.blobs}
+    documents = {}
+    if types[image.index] not in {OCI_INDEX, OCI_MANIFEST}:
+        data = _oci_index(types[image.manifest], own[image.manifest], platform)
+        documents = {digest_of(data): data}
+        own |= {digest: small_blob(data) for digest in documents}
     artifact = Artifact(
         name=image.reference,
         version=image.reference.rpartition(":")[2],
-        media_type=next(blob.media_type for blob in image.blobs if blob.digest == image.index),
+        media_type=types[image.index],
         root=image.index,
         blobs=tuple(sorted(own)),
         image=ImageBinding(reference=image.reference, index=image.index, manifest=image.manifest, config=image.config, platform=platform),
         source=image.reference,
     )
-    return BuiltArtifact(artifact=artifact, blobs=tuple(own[digest] for digest in sorted(own)), documents={})
+    return BuiltArtifact(artifact=artifact, blobs=tuple(own[digest] for digest in sorted(own)), documents=documents)
+
+
+def _oci_index(media_type: str, manifest: Blob, platform: str) -> bytes:
+    """Return an OCI index of the one manifest of this platform."""
+    system, architecture, _ = PLATFORMS[platform]
+    described = {
+        "mediaType": media_type,
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "platform": {"architecture": architecture, "os": system},
+    }
+    return json_bytes({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [described]})
 
 
 def _charts(lock: Lock, sources: Sources) -> Iterator[BuiltArtifact]:

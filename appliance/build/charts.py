@@ -108,9 +108,17 @@ def _check_dependencies(folder: Path, metadata: Mapping[str, object], files: Ite
             )
 
 
-def check_images(
-    chart: PackedChart, *, helm: Path | None, release: str, namespace: str, values: str, images: Iterable[LockedImage]
-) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """How a chart will be installed: Helm release, namespace, values as JSON, version of Kubernetes."""
+
+    release: str
+    namespace: str
+    values: str
+    kubernetes: str
+
+
+def check_images(chart: PackedChart, how: Installation, *, helm: Path | None, images: Iterable[LockedImage]) -> bool:
     """Check that the chart names only `images`; return whether it was rendered for that, False without `helm`.
 
     Raises:
@@ -122,10 +130,12 @@ def check_images(
         with tempfile.NamedTemporaryFile(prefix="appliance-", suffix=".tgz") as packed:
             packed.write(chart.data)
             packed.flush()
-            found = rendered_images(helm, Path(packed.name), release=release, namespace=namespace, values=values)
+            found = rendered_images(
+                helm, Path(packed.name), release=how.release, namespace=how.namespace, values=how.values, kubernetes=how.kubernetes
+            )
     carried = {image.reference: image for image in images}
     for text in found:
-        _check_image(release, text, carried)
+        _check_image(how.release, text, carried)
     return helm is not None
 
 

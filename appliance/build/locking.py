@@ -18,7 +18,7 @@ from appliance.adapters.disk import read_small, write_atomic
 from appliance.adapters.hashing import hash_file
 from appliance.adapters.parallel import for_each
 from appliance.build.cache import Wanted
-from appliance.build.charts import check_images, pack_chart
+from appliance.build.charts import Installation, check_images, pack_chart
 from appliance.build.collecting import FETCHING, Tools, local_file
 from appliance.build.images import ResolvedImage, resolve_image
 from appliance.build.models import lock_model, model_bytes
@@ -143,7 +143,8 @@ class _Resolver:
             raise FormatError(
                 f"chart {wanted.name}: its values are not JSON: {error}", hint="use strings, numbers, booleans, lists and tables"
             ) from error
-        rendered = check_images(packed, helm=helm, release=wanted.name, namespace=wanted.namespace, values=values, images=images)
+        how = Installation(release=wanted.name, namespace=wanted.namespace, values=values, kubernetes=self.profile.kubernetes)
+        rendered = check_images(packed, how, helm=helm, images=images)
         self.progress.advance(1)
         locked = LockedChart(
             name=wanted.name,
