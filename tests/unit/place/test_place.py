@@ -159,6 +159,13 @@ def test_the_list_tells_what_was_placed_and_how_it_looks(world: Placement, serve
     assert list_models(world.places)[0].looks is Looks.NO_RECORD
 
 
+def test_a_link_in_the_place_of_a_model_folder_does_not_look_as_placed(world: Placement, served: Served) -> None:
+    world.place(served)
+    replace_by_symlink(world.folder())
+    assert [listed.looks for listed in list_models(world.places)] == [Looks.CHANGED]
+    assert world.place(served, plan=True).changed
+
+
 def test_what_another_release_left_unfinished_is_cleared_away(world: Placement, served: Served) -> None:
     other = world.places.models / f".partial-{64 * 'a'}"
     other.mkdir(parents=True)
@@ -197,6 +204,15 @@ def test_a_release_that_expired_before_the_node_saw_it_is_refused(world: Placeme
     with pytest.raises(VerificationError, match="timestamp expired"):
         world.place(served, now=world.line.now + timedelta(days=100))
     assert world.nothing_is_visible()
+
+
+def test_a_release_of_the_same_second_that_the_node_did_not_see_in_time_is_refused(world: Placement, served: Served) -> None:
+    """What was accepted before is told by all its versions, not by its time."""
+    world.place(served)
+    world.publish(version="2.0.0")
+    served.tree = world.tree
+    with unchanged(world.root / "node", besides=["node.lock"]), pytest.raises(VerificationError, match="timestamp expired"):
+        world.place(served, now=world.line.now + timedelta(days=100))
 
 
 def test_a_clock_behind_what_was_signed_is_refused(world: Placement, served: Served) -> None:
