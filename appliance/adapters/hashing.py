@@ -15,6 +15,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -112,8 +113,18 @@ def fill(descriptor: int, view: memoryview, offset: int) -> int:
 
 
 def read_ahead(descriptor: int, offset: int, size: int = _AHEAD) -> None:
-    """Ask the kernel to fetch that range while this thread computes."""
-    os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+    """Ask the kernel to fetch the beginning of that range while this thread computes."""
+    os.posix_fadvise(descriptor, offset, min(size, _AHEAD), os.POSIX_FADV_WILLNEED)
+
+
+def prefetch(path: Path, offset: int = 0, size: int = _AHEAD) -> None:
+    """Have the disk fetch the first bytes of a range of a file that is read soon; never fails, never waits for them."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            read_ahead(descriptor, offset, size)
+        finally:
+            os.close(descriptor)
 
 
 def hash_range(descriptor: int, offset: int, size: int, *, path: Path, twin: Twin | None = None, advance: Advance = ignore) -> Digest:
@@ -272,6 +283,6 @@ def hash_files(paths: Sequence[Path], *, workers: int, advance: Advance = ignore
         with at(path):
             sizes.append(path.lstat().st_size)
     order = sorted(range(len(paths)), key=lambda index: (-sizes[index], index))
-    hashed = for_each([paths[index] for index in order], lambda path: hash_file(path, advance=advance), workers=workers)
+    hashed = for_each([paths[index] for index in order], lambda path: hash_file(path, advance=advance), workers=workers, prepare=prefetch)
     by_index = dict(zip(order, hashed, strict=True))
     return [by_index[index] for index in range(len(paths))]

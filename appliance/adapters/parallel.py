@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,18 +15,25 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
+AHEAD = 4
+"""How many items beyond the running ones are prepared."""
+
+
 def default_workers() -> int:
     """Return one worker per core this process may use."""
     return max(1, len(os.sched_getaffinity(0)))
 
 
-def for_each(items: Iterable[ItemT], work: Callable[[ItemT], ResultT], *, workers: int) -> list[ResultT]:
+def for_each(
+    items: Iterable[ItemT], work: Callable[[ItemT], ResultT], *, workers: int, prepare: Callable[[ItemT], object] | None = None
+) -> list[ResultT]:
     """Call `work` on every item in up to `workers` threads; return the results in the order of the items.
 
     After the first exception no further item is begun; when the running ones have ended, it is raised. The same holds
-    for Ctrl-C. Items are taken in order, so put the largest first.
+    for Ctrl-C. Items are taken in order, so put the largest first. `prepare` is called on each item a few jobs before
+    its turn: to have the disk fetch what will be needed.
     """
-    jobs = iter(enumerate(items))
+    jobs = iter(enumerate(_prepared(items, prepare, AHEAD + workers) if prepare else items))
     lock = threading.Lock()
     stop = threading.Event()
     results: dict[int, ResultT] = {}
@@ -55,3 +63,13 @@ def for_each(items: Iterable[ItemT], work: Callable[[ItemT], ResultT], *, worker
             finally:
                 stop.set()
     return [results[index] for index in range(len(results))]
+
+
+def _prepared(items: Iterable[ItemT], prepare: Callable[[ItemT], object], ahead: int) -> Iterator[ItemT]:
+    waiting: deque[ItemT] = deque()
+    for item in items:
+        prepare(item)
+        waiting.append(item)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

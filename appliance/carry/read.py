@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from appliance.adapters import disk
+from appliance.adapters import disk, hashing
 from appliance.adapters.parallel import for_each
 from appliance.bundle.contents import Blob, check_same_blobs
 from appliance.bundle.media import ChunkEntry
@@ -203,7 +203,12 @@ def _copy_part(visit: _Visit, part: PartFile) -> None:
         jobs: list[tuple[Blob, list[tuple[ChunkEntry, int]]]] = [(visit.bundle.blobs[digest], run) for digest, run in runs.items()]
         jobs.sort(key=lambda job: -len(job[1]))
         jobs += [(blob, [(entry, 0)]) for entry, blob in single]
-        for_each(jobs, lambda job: _copy_job(visit, part, descriptor, job[0], job[1]), workers=visit.workers)
+        for_each(
+            jobs,
+            lambda job: _copy_job(visit, part, descriptor, job[0], job[1]),
+            workers=visit.workers,
+            prepare=lambda job: hashing.read_ahead(descriptor, job[1][0][0].offset, job[1][0][0].size),
+        )
         for entry, blob, index in again:
             _copy_job(visit, part, descriptor, blob, [(entry, index)])
 

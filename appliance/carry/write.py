@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.adapters import disk, hashing
-from appliance.adapters.parallel import for_each
+from appliance.adapters.parallel import AHEAD, for_each
 from appliance.bundle.media import TRAILER_BYTES, PartTable, encode_head, encode_trailer, part_length
 from appliance.carry.layout import MediaPlan, part_name, plan_parts, stem
 from appliance.carry.listing import Listing, check_sizes, read_listing
@@ -222,6 +222,7 @@ def _begin(part: _Part, listing: Listing, target: int, journal: int) -> None:
 def _copy_unit(part: _Part, unit: range, listing: Listing, plan: MediaPlan, target: int, progress: Progress) -> None:  # noqa: PLR0917 - private
     for index in unit:
         entry = part.table.chunks[index]
+        _prefetch(part, index + AHEAD, unit, listing, plan)
         source = plan.sources[entry.digest]
         path = listing.blob_path(source.blob)
         reading = disk.open_regular(path)
@@ -243,6 +244,14 @@ def _copy_unit(part: _Part, unit: range, listing: Listing, plan: MediaPlan, targ
                 f"changed since create: {path}: {source.size} bytes at {source.offset} are {found}, expected {entry.digest}",
                 hint=_CREATE_AGAIN,
             )
+
+
+def _prefetch(part: _Part, index: int, unit: range, listing: Listing, plan: MediaPlan) -> None:
+    """Have the disk fetch the beginning of a chunk a few ahead; at the beginning of a unit, of all before it too."""
+    for each in range(unit.start if index == unit.start + AHEAD else index, index + 1):
+        if each in unit:
+            source = plan.sources[part.table.chunks[each].digest]
+            hashing.prefetch(listing.blob_path(source.blob), source.offset, source.size)
 
 
 def _place_installer(listing: Listing, target: Path) -> Path | None:

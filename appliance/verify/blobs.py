@@ -66,7 +66,13 @@ def verify_blobs(
     """
     progress.start("verify", total=sum(blob.size for blob in blobs.values()))
     ordered = sorted(blobs.values(), key=lambda blob: (-blob.size, blob.digest))
-    found = [finding for finding in for_each(ordered, lambda blob: _check(folder, blob, progress), workers=workers) if finding]
+    checked = for_each(
+        ordered,
+        lambda blob: _check(folder, blob, progress),
+        workers=workers,
+        prepare=lambda blob: hashing.prefetch(folder / hex_of(blob.digest)),
+    )
+    found = [finding for finding in checked if finding]
     if strangers:
         found += _strangers(folder, {hex_of(digest) for digest in blobs})
     progress.finish()
