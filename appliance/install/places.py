@@ -100,7 +100,8 @@ def ensure_private(directory: Path) -> None:
     """
     make_directory(directory, mode=PRIVATE_DIRECTORY)
     with at(directory):
-        directory.chmod(PRIVATE_DIRECTORY)
+        if directory.stat().st_mode & 0o777 != PRIVATE_DIRECTORY:
+            directory.chmod(PRIVATE_DIRECTORY)
 
 
 def write_if_changed(path: Path, data: bytes, *, mode: int = PUBLIC_FILE) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from appliance.adapters.disk import locked
+from appliance.adapters.nodearchives import archive_variables
 from appliance.adapters.parallel import default_workers
 from appliance.adapters.playbook import run_playbook
 from appliance.errors import HostError, VerificationError
@@ -137,11 +138,12 @@ def verified_release(store: Store, site: SiteFile, *, now: datetime, progress: P
 def _run(site: SiteFile, places: SitePlaces, inputs: ReleaseInputs, progress: Progress) -> Mapping[str, int]:
     reporter = StepReporter(progress=progress, width=max(len(machine.name) for machine in site.machines))
     progress.start("machines", unit="tasks")
+    given = variables(site, places, site_id(places), inputs)
     try:
         done = run_playbook(
             "site",
             inventory=inventory(site, places),
-            variables=variables(site, places, site_id(places), inputs),
+            variables={**given, **archive_variables(given, places.site / "for-nodes")},
             private_data_dir=new_run(places, "install"),
             on_event=reporter,
         )
