@@ -214,3 +214,21 @@ def test_a_public_key_of_another_type_is_refused() -> None:
 def test_the_ed25519_signer_refuses_nothing_it_made() -> None:
     signer = CryptoSigner(ed25519.Ed25519PrivateKey.generate())
     signer.public_key.verify_signature(signer.sign(b"payload"), b"payload")
+
+
+def test_a_key_that_says_it_is_of_another_type_is_refused() -> None:
+    other = CryptoSigner(rsa.generate_private_key(65537, 2048)).public_key
+    liar = SSlibKey("x", "ecdsa", "ecdsa-sha2-nistp256", dict(other.keyval))
+    liar.keyid = keyid_of(liar)
+    with pytest.raises(VerificationError, match="RSAPublicKey is not a key of this format"):
+        check_keys(table(liar), what="root")
+    swapped = SSlibKey("x", "ml-dsa", "ml-dsa-65/1", dict(CryptoSigner(ec.generate_private_key(ec.SECP256R1())).public_key.keyval))
+    swapped.keyid = keyid_of(swapped)
+    with pytest.raises(VerificationError, match="not in its canonical form"):
+        check_keys(table(swapped), what="root")
+
+
+def test_a_private_key_of_another_type_is_refused() -> None:
+    other = CryptoSigner(rsa.generate_private_key(65537, 2048))
+    with pytest.raises(FormatError, match="RSAPrivateKey is not a key of this format"):
+        load_signer(private_pem(other, PASSPHRASE), PASSPHRASE, what="rsa.pem")
