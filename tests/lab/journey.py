@@ -139,14 +139,17 @@ class Journey:
         return self.run([sys.executable, "-m", "appliance", *words], say=shlex.join(["appliance", *map(str, words)]), env=env)
 
     def depot(self, lab: Lab, *words: str) -> str:
-        """Run the installer from the stick on the depot, as the operator would type it."""
+        """Run the installer from the stick on the depot, as the operator would type it; its output if it is not shown as it comes."""
+        typed = ["python3", f"{STICK}/install.pyz", *words]
         if self.shown:
-            print(f"depot# python3 {STICK}/install.pyz {shlex.join(words)}", flush=True)
-        done = lab.exec("bastion", ["python3", f"{STICK}/install.pyz", *words], check=False, timeout=900)
-        if self.shown:
-            print(done.stdout + done.stderr, end="", flush=True)
+            print(f"depot# {shlex.join(typed)}", flush=True)
+            status = subprocess.run(lab.ssh("bastion", [shlex.join(typed)]), check=False).returncode
+            if status:
+                raise StepFailedError(f"{shlex.join(typed)}: exit {status}")
+            return ""
+        done = lab.exec("bastion", typed, check=False, timeout=900)
         if done.returncode:
-            raise StepFailedError(f"install.pyz {shlex.join(words)}: exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+            raise StepFailedError(f"{shlex.join(typed)}: exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done.stdout
 
 
