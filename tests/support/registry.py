@@ -28,6 +28,7 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 USER, PASSWORD = "reader", "planted-password-5c1e"
 TOKEN = "planted-token-9b7d"
+_PIECE = 1 << 16
 
 
 @dataclass(slots=True)
@@ -235,10 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _write(self, data: bytes) -> None:
-        with self.upstream.lock:
-            self.upstream.sent += len(data)
-        self.wfile.write(data)
-        self.wfile.flush()
+        for start in range(0, len(data), _PIECE):
+            self.wfile.write(data[start : start + _PIECE])
+            with self.upstream.lock:
+                self.upstream.sent += len(data[start : start + _PIECE])
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self._begin(status, {**headers, "Content-Length": str(len(body))})
