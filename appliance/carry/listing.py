@@ -43,11 +43,11 @@ class Listing:
 
     @property
     def root(self) -> tuple[int, Digest]:
-        """Version and digest of the newest root that travels."""
+        """Version and digest of the first root that travels: the one inside the installer, which `site init` shows."""
         found = {int(match[1]): data for path, data in self.metadata.items() if (match := _ROOT.fullmatch(path))}
         if not found:
             raise FormatError(f"{self.bundle}: metadata holds no root", hint="create the bundle again")
-        return max(found), digest_of(found[max(found)])
+        return min(found), digest_of(found[min(found)])
 
     def blob_path(self, digest: Digest) -> Path:
         """Where the bytes of `digest` lie."""

@@ -71,6 +71,14 @@ def test_the_sheet_says_what_to_type_and_every_digit_to_compare(world: World) ->
     assert all(path.name in sheet for path in world.parts())
 
 
+def test_the_sheet_shows_the_first_root_also_after_keys_were_replaced(world: World) -> None:
+    world.line.new_root()
+    world.publish()
+    sheet = world.write().sheet.read_text()
+    assert "root 1\n" in sheet
+    assert digest_of(world.line.pin).removeprefix("sha256:") in sheet.replace(" ", "").replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("fat32", 2**32 - 1), ("700MB", 700_000_000), ("4GiB", 2**32), ("5000000", 5_000_000), ("BD25", PRESETS["bd25"])]
 )
