@@ -101,6 +101,8 @@ def show_status(output: Output, found: SiteStatus) -> None:
     say(f"pods: {found.pods - len(found.not_running)} of {found.pods} run")
     for pod in found.not_running:
         say(f"  {pod.namespace}/{pod.name} on {pod.node or 'no node'}: {pod.reason}, {pod.restarts} restarts")
+    for model in found.models:
+        say(f"model {model.name} {model.version} on {model.machine}: {model.looks}")
     for title, days in (("certificates", found.certificates), ("metadata", found.metadata)):
         if days:
             first = min(days, key=lambda name: days[name])

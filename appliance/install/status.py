@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cryptography import x509
@@ -17,8 +17,10 @@ from appliance.adapters.host import Login
 from appliance.errors import ToolError
 from appliance.install import authority, hostkeys
 from appliance.install.cluster import cluster_of
+from appliance.install.placements import ModelPlacement, ask_placements
 from appliance.install.places import SitePlaces
 from appliance.install.records import Installed, read_installed
+from appliance.install.releases import installed_release
 from appliance.install.sitefile import Machine, Role, SiteFile
 from appliance.trust.client import VerifiedBundle
 
@@ -43,7 +45,10 @@ class MachineStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteStatus:
-    """The whole site. `certificates` and `metadata` are days left by name; `problems` is empty when it is healthy."""
+    """The whole site; `problems` is empty when it is healthy.
+
+    `newest` is the release imported last; `models` the placements; `certificates` and `metadata` are days left by name.
+    """
 
     site: str
     installed: Installed | None
@@ -51,6 +56,7 @@ class SiteStatus:
     machines: tuple[MachineStatus, ...]
     pods: int
     not_running: tuple[Pod, ...]
+    models: tuple[ModelPlacement, ...]
     certificates: Mapping[str, int]
     metadata: Mapping[str, int]
     problems: tuple[str, ...]
@@ -71,8 +77,11 @@ def status(site: SiteFile, places: SitePlaces, *, bundle: VerifiedBundle | None,
         units = list(pool.map(lambda machine: _ask_units(machine, logins[machine.name]), site.machines))
         plane = next(machine for machine in site.machines if Role.CONTROL_PLANE in machine.roles)
         certificates = _ask_certificates(plane, logins[plane.name], now) if installed is not None else {}
+        models, lacking = _ask_models(site, logins, installed_release(places, installed, bundle))
     nodes, pods, api_problem = asked.result() if asked is not None else ((), (), "")
-    machines = tuple(_machine(m, u, problem, nodes) for m, (u, problem) in zip(site.machines, units, strict=True))
+    machines = tuple(
+        _machine(m, u, problem or lacking.get(m.name, ""), nodes) for m, (u, problem) in zip(site.machines, units, strict=True)
+    )
     own = {f"site: {name}": (end - now).days for name, end in authority.expiries(places).items()}
     found = SiteStatus(
         site=site.name,
@@ -81,6 +90,7 @@ def status(site: SiteFile, places: SitePlaces, *, bundle: VerifiedBundle | None,
         machines=machines,
         pods=len(pods),
         not_running=tuple(pod for pod in pods if not pod.running),
+        models=models,
         certificates=dict(sorted((own | certificates).items())),
         metadata={name: (end - now).days for name, end in sorted(bundle.expires.items())} if bundle is not None else {},
         problems=(),
@@ -111,18 +121,7 @@ def _judged(found: SiteStatus, api_problem: str) -> SiteStatus:
     warnings = [f"{name} ends in {days} days" for name, days in expiring.items() if 0 <= days < _WARN_DAYS]
     if found.installed is not None and found.newest and found.newest != found.installed.release:
         warnings.append("the store has a newer release than the one that is installed")
-    return SiteStatus(
-        site=found.site,
-        installed=found.installed,
-        newest=found.newest,
-        machines=found.machines,
-        pods=found.pods,
-        not_running=found.not_running,
-        certificates=found.certificates,
-        metadata=found.metadata,
-        problems=tuple(problems),
-        warnings=tuple(warnings),
-    )
+    return replace(found, problems=tuple(problems), warnings=tuple(warnings))
 
 
 def _ask_cluster(cluster: Cluster) -> tuple[tuple[Node, ...], tuple[Pod, ...], str]:
@@ -139,6 +138,19 @@ def _ask_units(machine: Machine, login: Login) -> tuple[Mapping[str, str], str]:
     except ToolError as error:
         return {}, error.message.removeprefix(f"{machine.name}: ")
     return dict(zip(units, done.output.decode(errors="replace").split(), strict=False)), ""
+
+
+def _ask_models(
+    site: SiteFile, logins: Mapping[str, Login], bundle: VerifiedBundle | None
+) -> tuple[tuple[ModelPlacement, ...], dict[str, str]]:
+    found: tuple[ModelPlacement, ...] = ()
+    lacking: dict[str, str] = {}
+    if bundle is None:
+        return (), {}
+    for machine in site.with_role(Role.GPU):
+        models, lacking[machine.name] = ask_placements(machine, logins[machine.name], bundle)
+        found += models
+    return found, lacking
 
 
 def _ask_certificates(machine: Machine, login: Login, now: datetime) -> dict[str, int]:

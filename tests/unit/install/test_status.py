@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from appliance.adapters import host
 from appliance.adapters.cluster import Cluster
 from appliance.adapters.host import Login, Outcome
 from appliance.adapters.playbook import TaskEvent, TaskStatus
+from appliance.bundle.contents import ContentClass
+from appliance.digests import hex_of
 from appliance.errors import ToolError
 from appliance.install import cluster as waiting
 from appliance.install import status
 from appliance.install.cluster import wait_until_well
 from appliance.install.initialise import load_accepted
 from appliance.install.operator import give_kubeconfig, take_kubeconfig
+from appliance.install.placements import ask_placements
 from appliance.install.records import Installed, write_installed
 from appliance.install.runs import KEPT, new_run
 from appliance.install.steps import StepReporter
 from appliance.progress import SILENT, Silent
-from tests.support.site import World
+from tests.support.simulator import Line, blob_of, contents_of, file_artifact
+from tests.support.site import World, site
 
 
 def node(name: str, *, ready: bool = True, plane: bool = False, cordoned: bool = False) -> dict[str, Any]:
@@ -120,9 +125,9 @@ class Notes(Silent):
 def test_waiting_ends_when_every_node_is_ready_and_every_pod_runs(kubectl: Callable[..., Cluster], tmp_path: Path) -> None:
     world = World(tmp_path)
     world.init()
-    site = load_accepted(world.places)
+    here = load_accepted(world.places)
     notes = Notes()
-    assert len(wait_until_well(site, kubectl([node("cp1"), node("gpu1")], [pod("etcd")]), seconds=5, progress=notes)) == 1
+    assert len(wait_until_well(here, kubectl([node("cp1"), node("gpu1")], [pod("etcd")]), seconds=5, progress=notes)) == 1
     assert notes.lines == ["cp1: Ready, v1.36.4", "gpu1: Ready, v1.36.4"]
 
 
@@ -284,3 +289,40 @@ def test_old_runs_are_removed_and_every_run_is_private(tmp_path: Path) -> None:
     kept = sorted(world.places.runs.iterdir())
     assert kept == folders[-KEPT:]
     assert folders[-1].stat().st_mode & 0o777 == 0o700
+
+
+def test_models_that_a_node_lacks_are_told_and_those_it_has_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line()
+    installer, more = file_artifact("appliance", b"pyz")
+    model, blobs = file_artifact("tiny", b"weights", version="2")
+    contents = {
+        ContentClass.INSTALLER: contents_of(ContentClass.INSTALLER, [installer], map(blob_of, more.values())),
+        ContentClass.MODELS: contents_of(ContentClass.MODELS, [model], map(blob_of, blobs.values())),
+    }
+    base = line.verify(line.publish())
+    bundle = replace(base, contents={**base.contents, **contents})
+    asked: list[list[str]] = []
+    answers: list[Outcome] = []
+
+    def run_on(_: Login, command: list[str], **__: object) -> Outcome:
+        asked.append(command)
+        return answers.pop()
+
+    monkeypatch.setattr(host, "run_on", run_on)
+    gpu1, login = site().machines[2], Login(name="gpu1", address="10.20.0.21", user="ops")
+
+    def ask(output: object) -> tuple[list[str], str]:
+        answers.append(Outcome(code=0, output=json.dumps(output).encode(), errors=""))
+        found, problem = ask_placements(gpu1, login, bundle)
+        return [f"{each.name} {each.version} {each.looks}" for each in found], problem
+
+    placed = {"name": "tiny", "version": "2", "looks": "as placed", "weights": "sha256:x", "files": 3}
+    assert ask({"models": [placed]}) == (["tiny 2 as placed"], "")
+    assert ask({"models": [placed | {"looks": "changed since"}]}) == (["tiny 2 changed since"], "model tiny 2: changed since")
+    assert ask({"models": [placed | {"version": "1"}]}) == (["tiny 1 as placed"], "model tiny 2: not placed")
+    assert ask({"models": []}) == ([], "model tiny 2: not placed")
+    assert ask("what?") == ([], "it does not say which models it has")
+    assert asked[0][:2] == ["sudo", "-n"]
+    assert installer.payload is not None
+    assert f"/opt/appliance/{hex_of(installer.payload)}/install.pyz" in asked[0]
+    assert ask_placements(gpu1, login, base) == ((), "")
