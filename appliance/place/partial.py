@@ -50,7 +50,11 @@ class Partial:
         self._load()
         disk.require_space(self.folder, self.missing_bytes(on_disk=True), what=f"model {self.weights.name}")
         for file in self.weights.files:
-            disk.make_directory((self.folder / file.path).parent)
+            path = self.folder / file.path
+            disk.make_directory(path.parent)
+            with disk.at(path):
+                if path.is_file() and not path.is_symlink():
+                    path.chmod(_BEING_WRITTEN)  # a run that died at its very end left it read-only
 
     def done(self, file: int, chunk: int) -> bool:
         """Whether that chunk is verified here."""
