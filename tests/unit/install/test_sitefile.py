@@ -19,7 +19,7 @@ from tests.support.site import SITE, site
 ONE_MACHINE = (
     SITE.partition("[[machines]]")[0] + '[[machines]]\nname = "box"\naddress = "10.20.0.10"\nroles = ["depot", "control-plane", "worker"]\n'
 )
-SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "site.json"
+SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "site-1.json"
 
 
 def test_a_valid_site_file_is_read_with_its_defaults() -> None:
