@@ -8,6 +8,7 @@ import gzip
 import io
 import stat
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,11 @@ def test_a_profile_that_is_not_right_is_refused_by_name(tmp_path: Path, text: st
 
 @given(st.binary(max_size=300))
 def test_no_bytes_make_the_profile_reader_fail_otherwise(data: bytes) -> None:
-    path = Path("/dev/shm") / "appliance-profile-fuzz.toml"
-    path.write_bytes(b'format = "profile/1"\n' + data)
-    with pytest.raises(ApplianceError):
-        read_profile(path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "profile.toml")
+        path.write_bytes(b'format = "profile/1"\n' + data)
+        with pytest.raises(ApplianceError):
+            read_profile(path)
 
 
 def test_mirrors_take_the_longest_prefix_and_paths_relative_to_their_file(tmp_path: Path) -> None:
