@@ -77,6 +77,14 @@ def test_every_truncation_is_refused() -> None:
             parse(HEAD, TRAILER[:length])
 
 
+@pytest.mark.parametrize("position", [*range(8), *range(48, 64)])
+def test_magic_and_padding_are_refused_by_the_header_alone(position: int) -> None:
+    broken = bytearray(HEAD[:HEADER_BYTES])
+    broken[position] ^= 1
+    with pytest.raises(FormatError, match=r"offset (0|48): expected"):
+        parse_header(bytes(broken), what=WHAT)
+
+
 def test_bytes_behind_the_end_are_refused() -> None:
     with pytest.raises(FormatError):
         check_trailer(TRAILER, head=HEAD, length=LENGTH + 1, what=WHAT)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from appliance.bundle import safetensors
 from appliance.bundle.gguf import read_gguf_header
 from appliance.bundle.safetensors import MAX_HEADER_BYTES, parse_strict_json, read_header
 from appliance.errors import FormatError
@@ -123,6 +124,12 @@ def test_a_file_with_a_fault_is_refused(data: bytes, match: str) -> None:
         read(data)
     assert caught.value.hint
     assert "model.safetensors" in str(caught.value)
+
+
+def test_too_many_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safetensors, "MAX_TENSORS", 1)
+    with pytest.raises(FormatError, match="2 tensors, at most 1"):
+        read(tensors({"a": A, "b": B}, 32))
 
 
 def test_every_truncation_is_refused() -> None:

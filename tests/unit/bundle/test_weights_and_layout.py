@@ -11,6 +11,7 @@ import pytest
 
 from appliance.bundle import formats
 from appliance.bundle.contents import Artifact, Blob, ContentClass, PackageEntry, check_contents
+from appliance.bundle.documents import MAX_DOCUMENT_BYTES
 from appliance.bundle.layout import (
     EMPTY,
     OCI_LAYOUT,
@@ -59,6 +60,7 @@ def change(mutate: Callable[[dict[str, Any]], object]) -> bytes:
     ("data", "match"),
     [
         (b"", "not a weights manifest"),
+        (b" " * (MAX_DOCUMENT_BYTES + 1), "more than a document may have"),
         (b"[" * 100_000, "not a weights manifest"),
         (STATEMENT + b"\n", "not in canonical form|not a weights"),
         (STATEMENT.replace(b'"name":"tiny"', b'"name":"tiny","name":"tiny"'), "not in canonical form"),
