@@ -11,6 +11,8 @@ files ansible-runner keeps of environment, variables and events are removed.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -29,6 +31,9 @@ _BESIDE = Path(__file__).resolve().parents[2] / "playbooks"
 _INSIDE = Path(__file__).resolve().parents[1] / "data" / "playbooks"
 _LOG = "run.log"
 _FORKS = 20
+_FOREIGN = re.compile(
+    r"(?!ANSIBLE_(CALLBACK_PLUGINS|CONFIG|HOME|LOCAL_TEMP|NOCOLOR|PIPELINING|SSH_|TIMEOUT|GATHERING|HOST_KEY|STDOUT_CALLBACK|RETRY))ANSIBLE_[A-Z0-9_]+"
+)
 _ENVIRONMENT_KEPT = ("HOME", "PATH", "SSH_AUTH_SOCK", "TMPDIR", "USER", "LOGNAME")
 
 
@@ -110,8 +115,6 @@ def run_playbook(
         event_handler=listener,
         quiet=True,
         ident="run",
-        settings={"suppress_env_files": True, "idle_timeout": 0},
-        cancel_callback=lambda: False,
     )
     log = _scrub(private_data_dir)
     if listener.failures or runner.rc != 0:
@@ -194,6 +197,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONDONTWRITEBYTECODE": "1",
         "LC_ALL": "C.UTF-8",
+        "ANSIBLE_CALLBACK_PLUGINS": "",
         "ANSIBLE_CONFIG": str(_no_settings(folder)),
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "ansible" / "tmp"),
@@ -220,11 +224,16 @@ def _no_settings(folder: Path) -> Path:
 
 
 def _launcher(folder: Path) -> Path:
-    """Write the `ansible-playbook` that ansible-runner starts: this very Python, with ansible-core's own entry point."""
+    """Write the `ansible-playbook` that ansible-runner starts: this very Python, with ansible-core's own entry point.
+
+    ansible-runner adds to the caller's environment instead of replacing it, so what is not ours is forgotten here.
+    """
     programs = folder / "bin"
     programs.mkdir(mode=0o700, exist_ok=True)
     launcher = programs / "ansible-playbook"
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ansible playbook "$@"\n', encoding="utf-8")
+    foreign = sorted(name for name in os.environ if _FOREIGN.fullmatch(name))
+    forget = f"unset {' '.join(foreign)}\n" if foreign else ""
+    launcher.write_text(f'#!/bin/sh\n{forget}exec {shlex.quote(sys.executable)} -m ansible playbook "$@"\n', encoding="utf-8")
     launcher.chmod(0o700)
     return launcher
 

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: The appliance authors
+# SPDX-License-Identifier: Apache-2.0
+"""One line of cause and one of advice from what tools say, in their own words."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.adapters.playbook_failures import Failure, cause_of, next_step
+
+KUBEADM = """\
+[init] Using Kubernetes version: v1.36.4
+error: error execution phase preflight: [preflight] Some fatal errors occurred:
+\t[ERROR Swap]: swap is supported for cgroup v2 only
+\t[ERROR Port-6443]: Port 6443 is in use
+[preflight] If you know what you are doing
+"""
+
+
+def test_kubeadms_errors_are_told_and_its_advice_to_ignore_them_is_not() -> None:
+    assert (
+        cause_of({"stderr": KUBEADM, "msg": "non-zero return code"})
+        == "Swap: swap is supported for cgroup v2 only; Port-6443: Port 6443 is in use"
+    )
+
+
+def test_the_item_that_failed_speaks_for_a_loop() -> None:
+    results = [{"failed": False, "msg": "fine"}, {"failed": True, "stderr": "E: Broken packages\n"}]
+    assert cause_of({"msg": "One or more items failed", "results": results}) == "E: Broken packages"
+
+
+def test_a_censored_result_says_why_it_is_silent() -> None:
+    assert "secret" in cause_of({"censored": "the output has been hidden", "msg": "x"})
+
+
+def test_stderr_says_more_than_ansibles_own_message() -> None:
+    assert cause_of({"stderr": "warning\nno such thing\n", "msg": "non-zero return code"}) == "no such thing"
+
+
+def test_a_silent_failure_is_called_one() -> None:
+    assert cause_of({}) == "it failed and gave no reason"
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        ("tar: write error: No space left on device", "make room on gpu1, then run it again"),
+        ("E: Could not get lock /var/lib/dpkg/lock-frontend", "wait until the other apt on gpu1 has ended, then run it again"),
+        ("the release has no package runc", "add it to the profile and carry a new bundle"),
+        ("pool/runc.deb: FAILED", "run store verify on the depot, then run it again"),
+        ("ctr images pull x: connection refused", "run systemctl status appliance-registry on the depot, then run it again"),
+        ("something nobody has seen", "look at gpu1, correct it, then run it again"),
+    ],
+)
+def test_every_known_cause_has_something_to_do(cause: str, advice: str) -> None:
+    assert next_step(Failure(host="gpu1", task="t", cause=cause)) == advice
