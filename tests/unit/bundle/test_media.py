@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from appliance.bundle.documents import encode
+from appliance.bundle.documents import MAX_DOCUMENT_BYTES, encode
 from appliance.bundle.media import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -22,7 +22,7 @@ from appliance.bundle.media import (
     part_length,
     with_offsets,
 )
-from appliance.digests import digest_of
+from appliance.digests import CHUNK_BYTES, digest_of
 from appliance.errors import FormatError
 
 WHAT = "tiny-1-debian-12-amd64.0001.part"
@@ -96,6 +96,30 @@ def test_a_table_that_names_a_file_elsewhere_is_refused(path: str) -> None:
     head = encode_head(with_offsets(msgspec.structs.replace(TABLE, metadata=(entry,))))
     with pytest.raises(FormatError, match="no name of a metadata file"):
         parse(head, TRAILER)
+
+
+def test_a_table_whose_entries_do_not_tile_the_part_is_refused() -> None:
+    metadata, chunk = TABLE.metadata[0], TABLE.chunks[0]
+    replace = msgspec.structs.replace
+    for match, table in (
+        ("an entry begins at", replace(TABLE, chunks=(replace(chunk, offset=chunk.offset + 1),))),
+        ("an entry begins at", replace(TABLE, metadata=(replace(metadata, offset=0),))),
+        ("listed twice", with_offsets(replace(TABLE, metadata=(metadata, metadata)))),
+        ("a chunk of more than", with_offsets(replace(TABLE, chunks=(replace(chunk, size=CHUNK_BYTES + 1),)))),
+        ("part 0 of 2 cannot be", with_offsets(replace(TABLE, index=0))),
+        ("part 3 of 2 cannot be", with_offsets(replace(TABLE, index=3))),
+        ("part 1 of 10000 cannot be", with_offsets(replace(TABLE, count=10_000))),
+    ):
+        head = encode_head(table)
+        length, digest = parse_header(head[:HEADER_BYTES], what=WHAT)
+        with pytest.raises(FormatError, match=match):
+            parse_table(head[HEADER_BYTES : HEADER_BYTES + length], digest, what=WHAT)
+
+
+def test_a_table_longer_than_a_document_is_refused_unread() -> None:
+    head = HEAD[:8] + (MAX_DOCUMENT_BYTES + 1).to_bytes(8, "big") + HEAD[16:HEADER_BYTES]
+    with pytest.raises(FormatError, match="more than a document may have"):
+        parse_header(head, what=WHAT)
 
 
 def test_a_table_made_by_a_newer_appliance_says_so() -> None:
