@@ -101,7 +101,7 @@ def test_a_source_that_switches_the_check_off_is_refused(apt: Apt, debian: Archi
 
 def test_another_origin_with_the_same_suite_name_is_left_out(apt: Apt, upstream: Upstream, tmp_path: Path) -> None:
     with archive(upstream, tmp_path / "other", prefix="vendor", origin="Vendor") as vendor:
-        vendor.publish(Deb(name="app", version="99.0"))
+        vendor.publish(Deb(name="app", version="9:99.0"))
         (tmp_path / "sources" / "vendor.sources").write_text(vendor.source())
         assert apt.closure(["app"])[0].version == "2:1.5-1"
 

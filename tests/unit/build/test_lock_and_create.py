@@ -351,3 +351,19 @@ def test_a_create_that_is_killed_again_and_again_ends_like_one_that_was_not(benc
             bench.create("one.bundle")
         assert tree(bench.folder / "one.bundle", without="metadata") == tree(bench.folder / "whole.bundle", without="metadata")
         assert bench.verify()[1] == ()
+
+
+def test_a_full_disk_at_any_write_of_lock_leaves_the_old_lock(bench: Bench) -> None:
+    before = bench.lock().path.read_bytes()
+    bench.upstream.files["/files/tool"] = bytes_of("newer", 20_000)
+    after = 0
+    while True:
+        with failing(WRITES, 28, below=bench.folder, after_calls=after):
+            try:
+                bench.lock()
+                break
+            except HostError:
+                assert (bench.folder / "core.lock.json").read_bytes() == before
+        after += 1
+    assert after > 0
+    assert (bench.folder / "core.lock.json").read_bytes() != before
