@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from appliance.errors import ApplianceError, FormatError, VerificationError
+from appliance.trust import envelope as module
 from appliance.trust.envelope import add_seals, open_envelope, open_own, pae, seal
 from tests.support.simulator import person
 
@@ -145,6 +146,25 @@ def test_a_changed_envelope_is_refused(data: Any, kind: type[ApplianceError], ma
     with pytest.raises(kind, match=match) as caught:
         open_it(data())
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("payload", ["e3", "e30=e30=", "e30 ", "e3\n0=", "é30="])
+def test_a_payload_that_is_no_base64_is_refused(payload: str) -> None:
+    data = json.dumps({"payload": payload, "payloadType": TYPE, "signatures": []}).encode()
+    with pytest.raises(FormatError, match="not base64"):
+        open_envelope(data, payload_type=TYPE, keys=keys("A"), threshold=1, what="any")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"[" * 100_000, b'{"payload": 1}'])
+def test_what_is_no_envelope_is_refused(data: bytes) -> None:
+    with pytest.raises(FormatError, match="not a DSSE envelope"):
+        open_envelope(data, payload_type=TYPE, keys=keys("A"), threshold=1, what="any")
+
+
+def test_an_envelope_that_is_too_long_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", 10)
+    with pytest.raises(FormatError, match="more than an envelope may have"):
+        open_it(own())
 
 
 def test_every_byte_of_an_envelope_is_bound() -> None:
