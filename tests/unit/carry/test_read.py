@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from appliance.bundle.contents import ContentClass, Contents
 from appliance.bundle.media import ChunkEntry, MetadataEntry, encode_head, encode_trailer, part_length, with_offsets
 from appliance.carry import parts
 from appliance.carry.parts import read_part
-from appliance.digests import digest_of, hex_of
+from appliance.digests import Digest, digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.verify import load_trust
 from tests.support.carried import CHUNK, ONE, THREE, World
@@ -302,6 +303,46 @@ def test_nothing_is_read_where_no_root_is_pinned(world: World) -> None:
 
 
 def test_a_chunk_list_that_is_not_the_blobs_is_refused_and_thrown_away(world: World) -> None:
+    digest = lie_about_chunks(world)
+    world.write()
+    error = refused(world, VerificationError, "together they are another blob")
+    assert digest in error.message
+    assert not world.store.blob_path(digest).exists()
+    assert not (world.store.staging / f"{hex_of(digest)}.data").exists()
+
+
+def rewrite(path: Path, metadata: dict[str, bytes], more: bytes = b"") -> None:
+    """Write the part again, well formed, with other metadata, and with one more chunk if `more` is given."""
+    table, data = read_part(path).table, path.read_bytes()
+    chunks = b"".join(data[entry.offset : entry.offset + entry.size] for entry in table.chunks)
+    entries = tuple(MetadataEntry(path=name, offset=0, size=len(each), digest=digest_of(each)) for name, each in sorted(metadata.items()))
+    stray = (ChunkEntry(digest=digest_of(more), offset=0, size=len(more)),) if more else ()
+    changed = with_offsets(msgspec.structs.replace(table, metadata=entries, chunks=(*table.chunks, *stray)))
+    head = encode_head(changed)
+    body = b"".join(each for _, each in sorted(metadata.items())) + chunks + more
+    path.write_bytes(head + body + encode_trailer(head, part_length(changed)))
+
+
+def test_a_part_that_lists_a_chunk_nobody_signed_is_refused(world: World) -> None:
+    world.write(room=ONE)
+    rewrite(world.parts()[0], world.files, b"unsigned")
+    refused(world, VerificationError, f"a chunk {digest_of(b'unsigned')} of 8 bytes that the signed contents do not list")
+
+
+def test_a_part_with_other_metadata_than_the_rest_of_its_set_is_refused(world: World) -> None:
+    world.write(room=THREE)
+    older = world.files
+    world.line.pass_days(1)
+    world.files = world.line.publish(world.contents, release=world.line.release())
+    rewrite(world.parts()[1], world.files)
+    error = refused(world, FormatError, r"0002\.part: carries other metadata than .*0001\.part")
+    assert error.hint
+    rewrite(world.parts()[1], older)
+    assert world.read().complete
+
+
+def lie_about_chunks(world: World) -> Digest:
+    """Publish contents that list the chunks of other bytes for the largest blob; return its digest."""
     files = world.contents[ContentClass.FILES]
     victim = next(blob for blob in files.blobs if len(blob.chunks) == 6)
     data = world.blobs[victim.digest]
@@ -314,29 +355,16 @@ def test_a_chunk_list_that_is_not_the_blobs_is_refused_and_thrown_away(world: Wo
     )
     world.publish()
     (world.bundle / "blobs" / "sha256" / hex_of(victim.digest)).write_bytes(other)
+    return victim.digest
+
+
+def test_a_release_that_lists_other_chunks_for_a_blob_the_store_has_is_refused(world: World) -> None:
     world.write()
-    error = refused(world, VerificationError, "together they are another blob")
-    assert victim.digest in error.message
-    assert not world.store.blob_path(victim.digest).exists()
-    assert not (world.store.staging / f"{hex_of(victim.digest)}.data").exists()
-
-
-def test_a_part_that_lists_a_chunk_nobody_signed_is_refused(world: World) -> None:
-    world.write(room=ONE)
-    evil = World(world.root / "evil", line=world.line)
-    evil.blobs = {}
-    evil.publish(extra={"evil": b"unsigned" * 1000})
-    evil.files = world.files
-    path = world.parts()[0]
-    table = read_part(path).table
-    data = path.read_bytes()
-    payload = b"unsigned"
-    stray = ChunkEntry(digest=digest_of(payload), offset=0, size=len(payload))
-    changed = with_offsets(msgspec.structs.replace(table, chunks=(*table.chunks, stray)))
-    head = encode_head(changed)
-    body = data[table.metadata[0].offset : -48] + payload
-    path.write_bytes(head + body + encode_trailer(head, part_length(changed)))
-    refused(world, VerificationError, f"a chunk {stray.digest} of 8 bytes that the signed contents do not list")
+    world.read()
+    digest = lie_about_chunks(world)
+    world.write("second")
+    error = refused(world, VerificationError, "disagree about its size or chunks", "second")
+    assert digest in error.message
 
 
 def test_a_part_that_claims_endless_metadata_is_refused_before_it_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
