@@ -60,7 +60,7 @@ class Archive:
 
 ARCHIVES: Mapping[str, Layout] = {
     "containerd": Layout(folder="bin", members=("containerd", "containerd-shim-runc-v2", "ctr")),
-    "cni-plugins": Layout(),
+    "cni-plugins": Layout(members=("bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "tuning")),
     "crictl": Layout(members=("crictl",)),
     "registry": Layout(members=("registry",)),
     "helm": Layout(folder="linux-amd64", members=("helm",)),
