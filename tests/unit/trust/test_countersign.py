@@ -10,10 +10,11 @@ from appliance.bundle import formats
 from appliance.bundle.contents import ContentClass, Contents
 from appliance.bundle.layout import BuiltArtifact, ModelLayer, build_model
 from appliance.bundle.weights import WeightsFile, build_statement
-from appliance.errors import ApplianceError, UsageError, VerificationError
+from appliance.errors import ApplianceError, FormatError, UsageError, VerificationError
 from appliance.trust.countersign import countersign, signature_states
 from appliance.trust.envelope import seal
 from appliance.trust.publication import delegate, new_publication
+from appliance.trust.summary import describe
 from tests.support.simulator import Files, Line, blob_of, contents_of, person
 
 
@@ -142,3 +143,32 @@ def test_a_swapped_missing_or_unsigned_weights_manifest_is_refused() -> None:
         line.verify({**files, path: seal(formats.STATEMENT_PAYLOAD, model()[1], line.signers[:1])})
     with pytest.raises(VerificationError, match="payload type"):
         line.verify({**files, path: seal("text/plain", model()[1], line.signers)})
+
+
+def test_what_does_not_belong_together_is_not_signed() -> None:
+    line, other = Line(), Line("other")
+    files = with_model(line)
+    half = line.signers[:1]
+
+    def refused(changed: Files, match: str) -> None:
+        with pytest.raises(VerificationError, match=match):
+            signature_states(changed, pinned_root=line.pin)
+
+    refused({**files, "timestamp.json": other.publish()["timestamp.json"]}, "is of another line than 'acme'")
+    refused(line.edit(files, "1.snapshot.json", lambda signed: signed["meta"].pop("code.json"), sign=half), "snapshot names other roles")
+    weights = next(path for path in files if path.startswith("weights/"))
+    refused({path: data for path, data in files.items() if path != weights}, "is missing, which contents of models names")
+
+
+def test_a_release_is_not_made_with_foreign_keys_or_roots() -> None:
+    line = Line()
+    with pytest.raises(UsageError, match="none of the keys given is a key of this publication"):
+        line.publish(signers=person("mallory"))
+    line.roots = Line("other").roots
+    with pytest.raises(UsageError, match="root 1 is not of line 'acme'"):
+        line.publish()
+    line.roots = []
+    with pytest.raises(UsageError, match="the publication has no root"):
+        line.publish()
+    with pytest.raises(FormatError, match="the publication has no root"):
+        describe(line.publication, [])
