@@ -12,12 +12,13 @@ import errno
 import fcntl
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from appliance.adapters import midstate
-from appliance.adapters.disk import at
+from appliance.adapters.disk import at, host_error
 from appliance.adapters.hashing import RING, Advance, FileHashes, Twin, copy_range, hash_range, ignore
 from appliance.digests import CHUNK_BYTES, Digest, chunk_count, chunk_size
 from appliance.errors import FormatError, HostError, VerificationError
@@ -66,15 +67,17 @@ def open_beneath(root: Path, relative: str) -> int:
         VerificationError: a symbolic link on the way, or a path that leaves `root`.
         FormatError: not a regular file.
     """
-    parts = PurePosixPath(relative).parts
-    if not parts or relative.startswith("/") or ".." in parts:
+    parts = relative.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
         raise VerificationError(f"{relative!r} leaves its folder", hint="lock again")
     with at(root):
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for number, part in enumerate(parts, start=1):
         kind = os.O_NONBLOCK if number == len(parts) else os.O_DIRECTORY
         try:
-            below = _open_in(descriptor, part, kind, root / relative)
+            below = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=descriptor)
+        except OSError as error:
+            raise _refusal(error, descriptor, part, root / relative) from error
         finally:
             os.close(descriptor)
         descriptor = below
@@ -84,14 +87,10 @@ def open_beneath(root: Path, relative: str) -> int:
     return descriptor
 
 
-def _open_in(folder: int, name: str, kind: int, path: Path) -> int:
-    with at(path):
-        try:
-            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=folder)
-        except OSError as error:
-            if error.errno in {errno.ELOOP, errno.ENOTDIR} and stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
-                raise _symbolic_link(path, name) from error
-            raise
+def _refusal(error: OSError, folder: int, name: str, path: Path) -> VerificationError | HostError:
+    if error.errno in {errno.ELOOP, errno.ENOTDIR} and stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
+        return _symbolic_link(path, name)
+    return host_error(error, path)
 
 
 def ingest(
@@ -113,21 +112,15 @@ def ingest(
         HostError: unreadable, no space; what was copied stays for the next run.
     """
     size = os.fstat(source).st_size
-    begun = resume if resume is not None and resume.chunks and target.exists() else Resume()
-    if not begun.chunks:
-        with at(target):
-            target.unlink(missing_ok=True)
     with at(target, needed=size):
-        shared = _shared(source, target) if begun.chunks else (link and _link(source, target)) or _clone(source, target)
-        kind = os.O_RDONLY if shared else os.O_WRONLY | os.O_CREAT
-        opened = os.open(target, kind | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        begun = resume if resume is not None and resume.chunks and target.exists() else Resume()
+        opened, shared = _go_on(source, target, begun) if begun.chunks else _put(source, target, link=link)
         try:
             if shared:  # what was shared is hashed, not what it was shared from: that may change
 
                 def one(offset: int, length: int, twin: Twin | None) -> Digest:
                     return hash_range(opened, offset, length, path=path, twin=twin, advance=advance)
             else:
-                os.ftruncate(opened, begun.size)
 
                 def one(offset: int, length: int, twin: Twin | None) -> Digest:
                     return copy_range(source, offset, length, target=opened, at_byte=offset, path=path, twin=twin, advance=advance)
@@ -138,6 +131,34 @@ def ingest(
         finally:
             os.close(opened)
         return hashes
+
+
+def _go_on(source: int, target: Path, begun: Resume) -> tuple[int, bool]:
+    """Open the target of a killed run; True when it has all bytes already, being a link, a clone or a finished copy."""
+    there, here = target.stat(), os.fstat(source)
+    shared = os.path.samestat(there, here) or (there.st_size == here.st_size and there.st_mode & 0o222 == 0)
+    opened = os.open(target, (os.O_RDONLY if shared else os.O_WRONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not shared:
+        os.ftruncate(opened, begun.size)
+    return opened, shared
+
+
+def _put(source: int, target: Path, *, link: bool) -> tuple[int, bool]:
+    """Make the target: True with all bytes in it as a link or clone, False empty, to be copied into."""
+    try:
+        if link and _link(source, target):
+            return os.dup(source), True
+        opened = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        target.unlink()  # of a killed run, with no whole chunk in it
+        return _put(source, target, link=link)
+    cloned = False
+    try:
+        cloned = _clone(source, opened)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened, cloned
 
 
 def hash_open(source: int, *, path: Path, advance: Advance = ignore) -> FileHashes:
@@ -199,12 +220,6 @@ def _symbolic_link(path: Path, name: str) -> VerificationError:
     )
 
 
-def _shared(source: int, target: Path) -> bool:
-    """Whether `target` already has all bytes: a link, or a clone made by the run before."""
-    there, here = target.stat(), os.fstat(source)
-    return os.path.samestat(there, here) or (there.st_size == here.st_size and there.st_mode & 0o222 == 0)
-
-
 def _link(source: int, target: Path) -> bool:
     try:
         # a directory descriptor, unused for an absolute path, makes Python call linkat(AT_SYMLINK_FOLLOW): link() would not follow
@@ -216,28 +231,22 @@ def _link(source: int, target: Path) -> bool:
     return True
 
 
-def _clone(source: int, target: Path) -> bool:
-    writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+def _clone(source: int, opened: int) -> bool:
+    """Let the empty open file share all blocks of `source`, where the file system can."""
     try:
-        fcntl.ioctl(writing, _FICLONE, source)
-        os.fchmod(writing, 0o444)
+        fcntl.ioctl(opened, _FICLONE, source)
     except OSError as error:
-        target.unlink()
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
             raise
         return False
-    finally:
-        os.close(writing)
+    os.fchmod(opened, 0o444)
     return True
 
 
 def can_clone(source: int, folder: Path) -> bool:
     """Whether a file in `folder` could share its blocks with `source`."""
-    probe = folder / f".clone-{os.getpid()}"
-    with at(probe):
-        made = _clone(source, probe)
-        probe.unlink(missing_ok=True)
-    return made
+    with at(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        return _clone(source, probe.fileno())
 
 
 def _pass(one: Callable[[int, int, Twin | None], Digest], size: int, begun: Resume, chunk_done: ChunkDone | None) -> FileHashes:

@@ -56,25 +56,31 @@ class Gatherer:
         fetching = sum(self.cache.missing_bytes(each.wanted) for each in self.sources.remote)
         linked = self._same_device()
         writing = _SPARE if linked else _SPARE + sum(each.wanted.size for each in self.sources.remote if not self._done(each.wanted.digest))
-        writing += sum(self._local_bytes(each) for each in self.sources.local)
+        writing += self._local_bytes()
         if linked:
             require_space(self.blobs, fetching + writing, what="this bundle with its downloads")
             return
         require_space(self.cache.root, fetching, what="downloading this bundle")
         require_space(self.blobs, writing, what="this bundle")
 
-    def _local_bytes(self, each: Local) -> int:
-        if self._done(each.digest) or each.size == 0:
-            return 0
-        with each.opened() as source, at(self.blobs):
-            if self.link and os.fstat(source).st_dev == self.blobs.stat().st_dev:
-                return 0
-            if can_clone(source, self.blobs):
-                return 0
+    def _local_bytes(self) -> int:
+        """Return the bytes to copy from the user's folders; links and clones cost none, nor what a killed run has copied."""
+        folders: dict[Path, list[Local]] = {}
+        for each in self.sources.local:
+            if each.size and not self._done(each.digest):
+                folders.setdefault(each.root, []).append(each)
+        return sum(self._missing(each) for items in folders.values() if not self._shares(items[0]) for each in items)
+
+    def _shares(self, item: Local) -> bool:
+        """Whether the folder of `item` and the bundle can have one copy of the bytes."""
+        with item.opened() as source, at(self.blobs):
+            return (self.link and os.fstat(source).st_dev == self.blobs.stat().st_dev) or can_clone(source, self.blobs)
+
+    def _missing(self, item: Local) -> int:
         try:
-            return max(0, each.size - self._target(each.digest).stat().st_blocks * 512)
+            return max(0, item.size - self._target(item.digest).stat().st_blocks * 512)
         except FileNotFoundError:
-            return each.size
+            return item.size
 
     def _same_device(self) -> bool:
         with at(self.blobs):
