@@ -147,3 +147,27 @@ def test_a_changed_source_file_is_named_and_no_part_is_finished(world: World) ->
         world.write(room=ONE)
     assert caught.value.hint
     assert world.parts() == []
+
+
+@pytest.mark.parametrize("left", ["another set in the journal", "an empty partial", "a partial of an older signature", "a torn journal"])
+def test_what_a_stopped_write_left_is_believed_only_if_it_is_of_this_very_part(world: World, left: str) -> None:
+    world.write("whole", room=ONE)
+    with failing(["pwrite"], errno.EIO, below=world.root / "media", after_calls=40), pytest.raises(HostError):
+        world.write(room=ONE, workers=1)
+    (partial,) = (world.root / "media").glob("*.partial")
+    (journal,) = (world.root / "media").glob("*.journal")
+    units = "".join(f"{number}\n" for number in range(100))
+    if left == "another set in the journal":
+        journal.write_text(f"sha256:{'0' * 64}\n{units}")
+    elif left == "an empty partial":
+        journal.write_text(journal.read_text().splitlines()[0] + "\n" + units)
+        partial.write_bytes(b"")
+    elif left == "a partial of an older signature":
+        world.line.pass_days(1)
+        world.publish()
+        shutil.rmtree(world.root / "whole")
+        world.write("whole", room=ONE)
+    else:
+        journal.write_text(journal.read_text() + "1")
+    world.write(room=ONE)
+    assert media_of(world) == media_of(world, "whole")

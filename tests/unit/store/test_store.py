@@ -67,6 +67,14 @@ def test_reading_again_brings_back_a_blob_that_went_away(stored: World) -> None:
     assert stored.holds_all()
 
 
+def test_a_blob_that_became_shorter_is_missing_and_reading_again_mends_it(stored: World) -> None:
+    digest = max(stored.blobs, key=lambda each: len(stored.blobs[each]))
+    truncate(make_writable(stored.store.blob_path(digest)), -1)
+    assert stored.store.release().missing == (digest,)
+    assert stored.read().bytes_written == len(stored.blobs[digest])
+    assert stored.holds_all()
+
+
 def test_the_trust_of_several_lines_has_to_be_named(stored: World) -> None:
     pin_root(stored.state / "trust", Line("umbrella").pin)
     assert stored.store.trust_of("acme").name == "acme"
