@@ -14,7 +14,7 @@ from appliance.adapters.publication import create_publication, load_publication,
 from appliance.bundle.documents import encode
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.trust.publication import new_publication
-from appliance.verify import Trust, load_trust, pin_root, save_seen, trust_publication
+from appliance.verify import Trust, load_trust, metadata, pin_root, save_seen, trust_publication
 from appliance.verify.metadata import read_metadata, verify_bundle_metadata
 from tests.support.simulator import NOW, Files, Line, person, sample_files, write_bundle
 
@@ -110,6 +110,25 @@ def test_a_tampered_trust_folder_is_refused(tmp_path: Path) -> None:
     (folder / "seen.json").write_bytes(b"{}")
     with pytest.raises(FormatError, match="not a document"):
         load_trust(folder)
+
+
+def test_a_kept_root_of_another_version_than_its_name_is_refused(tmp_path: Path) -> None:
+    line = Line()
+    folder = pinned(tmp_path, line)
+    (folder / "roots" / "2.root.json").write_bytes(line.new_root(lambda root: setattr(root, "version", 3)))
+    with pytest.raises(FormatError, match="it says it is version 3"):
+        load_trust(folder)
+
+
+def test_too_many_or_too_large_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bundle(tmp_path, "b", Line().publish())
+    monkeypatch.setattr(metadata, "MAX_METADATA_BYTES", 1000)
+    with pytest.raises(FormatError, match=r"more than .* files or 1000 bytes"):
+        read_metadata(folder)
+    monkeypatch.undo()
+    monkeypatch.setattr(metadata, "MAX_FILES", 5)
+    with pytest.raises(FormatError, match="more than 5 files"):
+        read_metadata(folder)
 
 
 def test_a_publication_folder_is_made_read_and_saved(tmp_path: Path) -> None:
