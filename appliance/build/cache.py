@@ -201,6 +201,7 @@ class DownloadCache:
             if self.path(wanted.digest).exists():
                 hashes = hash_file(self.path(wanted.digest))
                 if hashes.digest == wanted.digest:
+                    partial.unlink()
                     advance(hashes.size)
                     return hashes
                 self.drop(wanted.digest)
