@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("DRILL_KILLS", "20"))
 MEGABYTES = int(os.environ.get("DRILL_MEGABYTES", "150"))
 WORKERS = 2
-SLACK = 4 * 1024 * 1024
+SLACK = 1024 * 1024
 """Metadata, journals and directories that every start reads again, per start."""
 
 
