@@ -13,14 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from appliance.adapters.publication import load_publication, save_publication
 from appliance.bundle.contents import ContentClass
 from appliance.digests import hex_of
 from appliance.errors import FormatError, HostError, ToolError, UsageError, VerificationError
+from appliance.trust.countersign import countersign
+from appliance.trust.publication import delegate
 from tests.support.building import Bench, safetensors, tree
 from tests.support.carried import small_chunks
 from tests.support.faults import WRITES, failing, flip_byte, kill_when, replace_by_symlink
 from tests.support.registry import Fault
-from tests.support.simulator import bytes_of
+from tests.support.simulator import bytes_of, person
 from tests.unit.build.conftest import WORLD
 
 
@@ -367,3 +370,17 @@ def test_a_full_disk_at_any_write_of_lock_leaves_the_old_lock(bench: Bench) -> N
         after += 1
     assert after > 0
     assert (bench.folder / "core.lock.json").read_bytes() != before
+
+
+def test_a_class_given_to_another_person_is_said_to_be_unsigned_until_they_sign(bench: Bench) -> None:
+    bench.lock()
+    given = delegate(load_publication(bench.publication).publication, ContentClass.MODELS, [signer.public_key for signer in person("bob")])
+    save_publication(bench.publication, given)
+    assert "models" in bench.create().unsigned
+    with pytest.raises(VerificationError):
+        bench.verify()
+    metadata = bench.folder / "one.bundle" / "metadata"
+    changed, _ = countersign(tree(metadata), pinned_root=load_publication(bench.publication).pin, signers=person("bob"), roles=())
+    for name, data in changed.items():
+        (metadata / name).write_bytes(data)
+    assert bench.verify()[1] == ()
