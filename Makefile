@@ -74,7 +74,7 @@ lab: venv lab-packages ## the tests that need root, machines and a cluster
 	@$(PY) -m pytest -q tests/lab_suite
 
 drills: venv lab-packages ## kill, flip, fill and skew, at length
-	@$(PY) -m pytest -q tests/drills
+	@$(PY) -m pytest -q -m "slow or not slow" tests/drills && $(PY) -m pytest -q -n 2 -m slow
 
 bench: venv ## the ratios of docs/benchmarks.md
 	@$(PY) -m benchmarks
