@@ -8,9 +8,12 @@ A group lives in `appliance/cli/<group>.py` as `app = typer.Typer(...)`; only th
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 import traceback
+from pathlib import Path
 
 import typer
 from typer._click import core as click_core
@@ -19,9 +22,13 @@ from typer._click.formatting import HelpFormatter
 from typer.core import TyperGroup
 
 import appliance
-from appliance.errors import ApplianceError
+from appliance.cli.render import say
+from appliance.errors import ApplianceError, HostError
 
 BUG = 1
+INTERRUPTED = 130
+PIPE = 141
+"""What a shell says of a program whose reader went away."""
 GROUPS = {
     "keys": "make, show, add and use the keys of a publication",
     "bundle": "lock, create, inspect, verify and compare signed bundles",
@@ -34,9 +41,9 @@ GROUPS = {
 
 def report(error: ApplianceError) -> None:
     """Print `error` and its hint to stderr, a line each."""
-    print(f"appliance: error: {error.message}", file=sys.stderr)
+    say(f"appliance: error: {error.message}")
     if error.hint:
-        print(f"appliance: hint: {error.hint}", file=sys.stderr)
+        say(f"appliance: hint: {error.hint}")
 
 
 class BoundaryGroup(TyperGroup):
@@ -70,10 +77,10 @@ class BoundaryGroup(TyperGroup):
         except (typer.Exit, typer.Abort, click_exceptions.ClickException):
             raise
         except BrokenPipeError as error:
-            raise typer.Exit(0) from error
+            raise typer.Exit(PIPE) from error
         except KeyboardInterrupt as error:
             print("appliance: stopped; run the same command again to go on", file=sys.stderr)
-            raise typer.Exit(130) from error
+            raise typer.Exit(INTERRUPTED) from error
         except Exception as error:
             traceback.print_exc()
             print("appliance: error: this is a bug in appliance, not something you did", file=sys.stderr)
@@ -107,5 +114,37 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line, also with closed streams and with a reader that goes away."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - it lives as long as the process
+    status: object = 0
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as error:  # what typer makes of a broken pipe
+        status = PIPE if isinstance(error.__context__, BrokenPipeError) else error.code
+    except typer.Exit as error:
+        status = error.exit_code
+    except click_exceptions.ClickException as error:
+        with contextlib.suppress(OSError):
+            error.show()
+        status = error.exit_code
+    except typer.Abort:
+        say("appliance: stopped")
+        status = INTERRUPTED
+    except BrokenPipeError:
+        status = PIPE
+    except OSError as error:
+        say(f"appliance: error: standard output: {error.strerror}")
+        status = HostError.exit_code
+    _quiet_end(status if isinstance(status, int) else 0)
+
+
+def _quiet_end(status: int) -> None:
+    """Exit with `status`; what standard output could not take must not become another failure at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

@@ -8,6 +8,7 @@ goes to stdout. Nothing here decides anything.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from appliance.cli.options import Output
+from appliance.errors import HostError
 from appliance.progress import Progress as Observer
 
 _LINE_EVERY_SECONDS = 5.0
@@ -34,8 +36,28 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def printable(text: str, *, newline: str = "\n  ") -> str:
+    """Return `text` safe for a terminal: names from a medium cannot move the cursor, nor begin a line of their own."""
+    lines = ("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) for line in text.split("\n"))
+    return newline.join(lines)
+
+
 def emit(output: Output, document: object, *, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Print `document` as JSON, or `rows` under `columns` as a table."""
+    """Print `document` as JSON, or `rows` under `columns` as a table.
+
+    Raises:
+        HostError: standard output takes no more.
+    """
+    try:
+        _emit(output, document, columns=columns, rows=rows, title=title)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError(f"standard output: {error.strerror}", hint="make room where the output goes, and run it again") from error
+
+
+def _emit(output: Output, document: object, *, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     if output is Output.JSON:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2).decode() + "\n")
         return
@@ -43,7 +65,7 @@ def emit(output: Output, document: object, *, columns: Sequence[str], rows: Sequ
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell, newline="\\n") for cell in row))
     console = Console(soft_wrap=not sys.stdout.isatty(), markup=False, highlight=False)
     if not sys.stdout.isatty():
         console = Console(width=200, markup=False, highlight=False)
@@ -51,8 +73,9 @@ def emit(output: Output, document: object, *, columns: Sequence[str], rows: Sequ
 
 
 def say(line: str) -> None:
-    """Print one line for people to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Print one line for people to stderr; a terminal that is gone is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 class Lines:
@@ -129,7 +152,7 @@ class Bars:
 
     def note(self, line: str) -> None:
         """Print a fact above the bar."""
-        self._console.print(line)
+        self._console.print(printable(line))
 
     def finish(self) -> None:
         """Close the bar."""

@@ -70,3 +70,25 @@ def test_the_command_starts_without_the_cluster_and_network_libraries() -> None:
     code = "import sys, appliance.cli, appliance.cli.bundle; print(sorted(m for m in ('ansible', 'kubernetes', 'pyhelm3', 'torch') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_from_a_medium_can_neither_begin_a_line_nor_move_the_cursor() -> None:
+    result = CliRunner().invoke(failing(FormatError("x\nappliance: hint: run sh b.sh\x1b[31m.part: odd", hint="do b")), ["fail"])
+    assert result.stderr == "appliance: error: x\n  appliance: hint: run sh b.sh\\x1b[31m.part: odd\nappliance: hint: do b\n"
+
+
+def typed(words: str) -> int:
+    """Return the exit status of a shell line in which `A` is the command."""
+    line = words.replace("A ", f"{sys.executable} -m appliance ")
+    return subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, check=False).returncode
+
+
+def test_output_that_cannot_be_written_is_not_a_bug() -> None:
+    assert typed("A --version >/dev/full") == HostError.exit_code
+    assert typed("set -o pipefail; A --help | true") in {0, 141}
+    assert typed("A --version >&-") == 0
+    assert typed("A no-such-group 2>/dev/full") == UsageError.exit_code
+
+
+def test_closed_streams_are_no_bug() -> None:
+    assert typed("A --version <&- >&- 2>&-") == 0
