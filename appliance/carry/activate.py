@@ -8,6 +8,7 @@ its place; `current`; the line in the log of imports. A run that dies in between
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from datetime import datetime
@@ -111,7 +112,10 @@ def _into_place(fresh: Path, place: Path) -> None:
         if not place.exists():
             fresh.rename(place)
         else:
-            disk.exchange(fresh / "metadata", place / "metadata")
+            if os.path.lexists(place / "metadata"):
+                disk.exchange(fresh / "metadata", place / "metadata")
+            else:
+                (fresh / "metadata").rename(place / "metadata")
             shutil.rmtree(fresh)
     disk.sync_directory(place.parent)
 

@@ -86,7 +86,7 @@ def read_media(
         files, parts, bad = _metadata(parts, found)
         trust = load_trust(store.trust_of(line_named_in(files)))
         bundle = verify_metadata(files, pinned_root=trust.pin, seen=trust.seen, now=clock)
-        for release in store.releases():
+        for release in store.survey()[0]:
             check_same_blobs(bundle.blobs, known=release.bundle.blobs)
         wanted = {digest: bundle.blobs[digest] for digest in store.missing(bundle.blobs)}
         staging = Staging(store)

@@ -10,8 +10,8 @@ import typer
 
 from appliance.adapters.parallel import default_workers
 from appliance.cli.options import STATE_DEFAULT, Output, OutputOption, StateOption, WorkersOption
-from appliance.cli.render import emit, observer, size_text
-from appliance.store import CURRENT, Store, StoredRelease
+from appliance.cli.render import emit, observer, say, size_text
+from appliance.store import CURRENT, DamagedRelease, Store, StoredRelease
 from appliance.store.checking import StoreReport, verify_store
 from appliance.verify.blobs import refuse
 
@@ -25,11 +25,12 @@ def list_command(state: StateOption = STATE_DEFAULT, output: OutputOption = Outp
     store = Store(state)
     current = store.releases_folder / CURRENT
     name = current.readlink().name if current.is_symlink() else ""
-    show_releases(store.releases(), name, output)
+    whole, damaged = store.survey()
+    show_releases(whole, name, output, damaged=damaged)
 
 
-def show_releases(releases: tuple[StoredRelease, ...], current: str, output: Output) -> None:
-    """Print a line for each release."""
+def show_releases(releases: tuple[StoredRelease, ...], current: str, output: Output, *, damaged: tuple[DamagedRelease, ...] = ()) -> None:
+    """Print a line for each release, then one for each folder that is not what was imported."""
     now = datetime.now(UTC)
     documents, rows = [], []
     for release in releases:
@@ -58,7 +59,10 @@ def show_releases(releases: tuple[StoredRelease, ...], current: str, output: Out
             (mark, bundle.release.name, bundle.release.version, bundle.line, release.path.name[:_DIGITS], state, size_text(size), fresh)
         )
     columns = ("", "name", "version", "line", "release", "state", "size", "first to expire")
-    emit(output, {"releases": documents}, columns=columns, rows=rows)
+    broken = [{"path": str(each.path), "error": each.error.message, "hint": each.error.hint} for each in damaged]
+    emit(output, {"releases": documents, "damaged": broken}, columns=columns, rows=rows)
+    for each in damaged:
+        say(f"damaged: {each.error.message}; {each.error.hint or 'read its media again'}")
 
 
 @app.command("verify")

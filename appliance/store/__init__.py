@@ -22,6 +22,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ import msgspec
 from appliance.adapters import disk
 from appliance.bundle.contents import Blob
 from appliance.digests import Digest, hex_of
-from appliance.errors import FormatError, HostError, UsageError
+from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.trust.client import VerifiedBundle, verify_metadata
 from appliance.trust.clock import parse_instant
 from appliance.verify.metadata import read_metadata
@@ -37,6 +38,7 @@ from appliance.verify.metadata import read_metadata
 CURRENT = "current"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _PINNED_ROOT_LIMIT = 1024 * 1024
+_READ_AGAIN = "read the media of this release again: appliance media read DIR..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,14 @@ class StoredRelease:
     def complete(self) -> bool:
         """Whether every blob is in the store."""
         return not self.missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedRelease:
+    """A release's folder whose metadata is not what was imported; reading its media again replaces it."""
+
+    path: Path
+    error: ApplianceError
 
 
 class _IssuedAt(msgspec.Struct, frozen=True):
@@ -129,18 +139,15 @@ class Store:
         Raises:
             VerificationError, FormatError, HostError: the folder was changed since the import.
         """
+        if not (path / "metadata").is_dir():
+            raise FormatError(f"{path}: the metadata of this release is gone", hint=_READ_AGAIN)
         files = read_metadata(path)
-        try:
-            issued = msgspec.json.decode(files.get("timestamp.json", b""), type=_Timestamp).signed.issued
-        except msgspec.MsgspecError as error:
-            raise FormatError(f"{path}: timestamp.json: {error}", hint="read the media of this release again") from error
         trust = self._trust_for(files)
-        bundle = verify_metadata(
-            files,
-            pinned_root=disk.read_small(trust / "root.json", limit=_PINNED_ROOT_LIMIT),
-            seen=None,
-            now=parse_instant(issued, what=f"{path}: timestamp.json"),
-        )
+        pinned = disk.read_small(trust / "root.json", limit=_PINNED_ROOT_LIMIT)
+        try:
+            bundle = verify_metadata(files, pinned_root=pinned, seen=None, now=_issued(files))
+        except (FormatError, VerificationError) as error:
+            raise type(error)(f"{path}: {error.message}", hint=_READ_AGAIN) from error
         return StoredRelease(digest=bundle.digest, path=path, bundle=bundle, missing=self.missing(bundle.blobs))
 
     def _trust_for(self, files: Mapping[str, bytes]) -> Path:
@@ -152,12 +159,29 @@ class Store:
         Raises:
             VerificationError, FormatError, HostError: see `load`.
         """
+        whole, damaged = self.survey()
+        if damaged:
+            raise damaged[0].error
+        return whole
+
+    def survey(self) -> tuple[tuple[StoredRelease, ...], tuple[DamagedRelease, ...]]:
+        """Return the releases that verify, the newest (by its signed versions) first, and the folders that do not.
+
+        Raises:
+            HostError: the folder of releases cannot be read.
+        """
         if not self.releases_folder.is_dir():
-            return ()
+            return (), ()
         with disk.at(self.releases_folder):
-            folders = [path for path in self.releases_folder.iterdir() if _HEX.fullmatch(path.name) and not path.is_symlink()]
-        loaded = [self.load(path) for path in folders]
-        return tuple(sorted(loaded, key=lambda release: _order(release.bundle), reverse=True))
+            folders = sorted(path for path in self.releases_folder.iterdir() if _HEX.fullmatch(path.name) and not path.is_symlink())
+        whole: list[StoredRelease] = []
+        damaged: list[DamagedRelease] = []
+        for path in folders:
+            try:
+                whole.append(self.load(path))
+            except ApplianceError as error:
+                damaged.append(DamagedRelease(path=path, error=error))
+        return tuple(sorted(whole, key=lambda release: _order(release.bundle), reverse=True)), tuple(damaged)
 
     def release(self, digest: Digest | None = None) -> StoredRelease:
         """Return the release `digest`, or the one imported last.
@@ -170,6 +194,14 @@ class Store:
             name = f"release {digest}" if digest else "release"
             raise HostError(f"{self.state}: the store has no {name}", hint="read its media first: appliance media read DIR...")
         return self.load(path.resolve())
+
+
+def _issued(files: Mapping[str, bytes]) -> datetime:
+    try:
+        text = msgspec.json.decode(files.get("timestamp.json", b""), type=_Timestamp).signed.issued
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise FormatError(f"timestamp.json: {error}") from error
+    return parse_instant(text, what="timestamp.json")
 
 
 def _order(bundle: VerifiedBundle) -> tuple[int, int, int]:

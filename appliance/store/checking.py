@@ -36,14 +36,15 @@ def verify_store(store: Store, *, workers: int, progress: Progress = SILENT) -> 
     """Hash every blob in the store again; check that registry and package trees are links to these very blobs.
 
     Raises:
-        VerificationError, FormatError, HostError: the metadata of a release is not what it was.
+        HostError: the store cannot be read.
     """
-    releases = store.releases()
+    releases, damaged = store.survey()
     needed: dict[Digest, Blob] = {}
     for release in releases:
         needed |= release.bundle.blobs
     extra = {blob.digest: blob for blob in _others(store, needed)}
-    findings = list(verify_blobs(store.blobs, needed | extra, workers=workers, progress=progress))
+    findings = [Finding(path=each.path, wrong=Wrong.DAMAGED, detail=each.error.message) for each in damaged]
+    findings += list(verify_blobs(store.blobs, needed | extra, workers=workers, progress=progress))
     for release in releases:
         findings += _broken_links(store, release)
     everything = needed | extra
