@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.adapters.disk import at
+from appliance.adapters.leftovers import end_leftovers
 from appliance.install.places import SitePlaces, ensure_private
 
 KEPT = 20
@@ -17,10 +18,13 @@ KEPT = 20
 def new_run(places: SitePlaces, name: str) -> Path:
     """Return a new private folder `site/runs/<time>-<name>`; all but the last twenty are removed.
 
+    Called under the site's lock: processes that a killed run left behind are ended first, so that two runs never meet.
+
     Raises:
         HostError: it cannot be made.
     """
     ensure_private(places.runs)
+    end_leftovers(places.runs)
     with at(places.runs):
         for old in sorted(path for path in places.runs.iterdir() if path.is_dir())[: -KEPT + 1]:
             shutil.rmtree(old, ignore_errors=True)
