@@ -4,7 +4,8 @@
 
 Everything is made in `BUNDLE.partial` and becomes `BUNDLE` by one rename, after a sync: a bundle is whole or not there,
 and a finished one is never touched again. A killed run leaves the partial folder; the next one goes on in it. The
-publication's counters are raised on disk before the bundle is there: a number may be skipped, never used twice.
+publication's counters are raised on disk before the bundle is there: a number may be skipped, never used twice. Nothing
+is fetched for a publication whose bundles no site would accept, and nothing is named that does not verify.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from appliance.build.collecting import Tools
 from appliance.build.gathering import Gatherer
 from appliance.build.journal import Journal
 from appliance.build.locking import read_lock
+from appliance.build.readiness import check_ready
 from appliance.build.sources import Sources, find_sources
 from appliance.bundle.documents import encode
 from appliance.bundle.layout import OCI_LAYOUT
@@ -34,6 +36,7 @@ from appliance.bundle.release import ChartRelease, Release
 from appliance.digests import Digest, digest_of, hex_of
 from appliance.errors import UsageError
 from appliance.progress import SILENT, Progress
+from appliance.trust.client import verify_metadata
 from appliance.trust.countersign import signature_states
 from appliance.trust.keys import Signer
 from appliance.trust.metadata import sign_release
@@ -55,13 +58,17 @@ def installer_builder(cache: Path) -> InstallerBuilder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A finished bundle: directory, digest of `release.json`, blobs and their bytes, roles that lack signatures."""
+    """A finished bundle: directory, digest of `release.json`, blobs and their bytes, roles that lack signatures.
+
+    `notes` are things a person should know.
+    """
 
     bundle: Path
     release: Digest
     blobs: int
     size: int
     unsigned: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def create_bundle(
@@ -81,8 +88,8 @@ def create_bundle(
 
     Raises:
         UsageError: `target` is there already, or the lock wants an installer and there is no builder.
-        VerificationError: a source changed since the lock, or gives other bytes.
-        HostError, ToolError: no space, or an outside source failed; running again goes on.
+        VerificationError: a source changed since the lock, or gives other bytes; the publication's roots do not verify.
+        HostError, ToolError: no space, a clock behind the last bundle's, or an outside source failed; running again goes on.
     """
     lock, lock_data = read_lock(lock_file)
     if os.path.lexists(target):
@@ -92,6 +99,7 @@ def create_bundle(
             "the lock wants the installer, and nothing here builds it", hint="set installer = false in the profile and lock again"
         )
     folder = load_publication(publication)
+    notes = check_ready(folder, signers, now=now())
     partial = target.with_name(f"{target.name}.partial")
     make_directory(partial / "blobs" / "sha256")
     with locked(partial / ".lock", what=f"{partial}"):
@@ -105,25 +113,38 @@ def create_bundle(
             made = assemble(lock, sources, blobs, installer=pyz)
             release = _release(lock, lock_data, folder.publication.line)
             _write_documents(partial, made)
-            with lock_publication(publication):
-                current = load_publication(publication)
-                raised, files = sign_release(
-                    publication=current.publication,
-                    roots=current.roots,
-                    signers=signers,
-                    release=release,
-                    contents={each: encode(contents) for each, contents in made.contents.items()},
-                    now=now(),
-                    statements=made.statements,
-                )
-                save_publication(publication, raised)
+            files, lacking = _sign(publication, signers, release, made, now())
             _finish(partial, target, files)
         finally:
             journal.close()
     progress.finish()
     every = {blob.digest: blob.size for contents in made.contents.values() for blob in contents.blobs}
-    lacking = tuple(state.role for state in signature_states(files, pinned_root=folder.pin) if state.lacking)
-    return Created(bundle=target, release=digest_of(release), blobs=len(every), size=sum(every.values()), unsigned=lacking)
+    size = sum(every.values())
+    return Created(bundle=target, release=digest_of(release), blobs=len(every), size=size, unsigned=lacking, notes=notes)
+
+
+def _sign(
+    publication: Path, signers: Sequence[Signer], release: bytes, made: Assembled, now: datetime
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Sign, verify what was signed as a site would, and only then raise the counters; return metadata and roles that lack signatures."""
+    with lock_publication(publication):
+        folder = load_publication(publication)
+        check_ready(folder, signers, now=now)
+        raised, files = sign_release(
+            publication=folder.publication,
+            roots=folder.roots,
+            signers=signers,
+            release=release,
+            contents={each: encode(contents) for each, contents in made.contents.items()},
+            now=now,
+            statements=made.statements,
+        )
+        states = signature_states(files, pinned_root=folder.pin)
+        lacking = tuple(dict.fromkeys(state.role for state in states if state.lacking))
+        if not lacking:
+            verify_metadata(files, pinned_root=folder.pin, seen=None, now=now)
+        save_publication(publication, raised)
+    return files, lacking
 
 
 def _gather(

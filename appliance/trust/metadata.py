@@ -110,6 +110,7 @@ def sign_release(
         snapshot=publication.snapshot + 1,
         targets=publication.targets + 1,
         classes={each: publication.classes.get(each, 0) + 1 for each in ContentClass},
+        issued=format_instant(now),
     )
     fields = {LINE_FIELD: publication.line}
     long, short = _expiry(now, TARGETS_DAYS), _expiry(now, TIMESTAMP_DAYS)

@@ -41,7 +41,10 @@ class Delegation(Record, frozen=True, kw_only=True):
 
 
 class Publication(Document, frozen=True, kw_only=True):
-    """Line name, counters of the last published versions (0: none yet) and classes delegated to other keys."""
+    """Line name, counters of the last published versions (0: none yet) and classes delegated to other keys.
+
+    `issued` is the last timestamp's `x-issued`, empty before the first: a clock behind it would sign what sites refuse.
+    """
 
     FORMAT: ClassVar[str] = "publication/1"
 
@@ -51,6 +54,7 @@ class Publication(Document, frozen=True, kw_only=True):
     targets: Counter = 0
     classes: dict[ContentClass, Counter] = msgspec.field(default_factory=dict)
     delegations: dict[ContentClass, Delegation] = msgspec.field(default_factory=dict)
+    issued: str = ""
 
 
 def check_line(line: str) -> None:

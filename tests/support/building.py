@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from securesystemslib.signer import CryptoSigner
 
 from appliance.adapters.publication import save_publication
 from appliance.build.collecting import Tools, tools
@@ -128,6 +130,8 @@ class Bench:
         lock: Path | None = None,
         link: bool = False,
         installer: Callable[[bytes, Path], object] | None = None,
+        now: datetime = NOW,
+        signers: Sequence[CryptoSigner] | None = None,
     ) -> Created:
         """`bundle create`."""
         with self.tools() as ready:
@@ -135,10 +139,10 @@ class Bench:
                 lock or self.folder / "core.lock.json",
                 tools=ready,
                 publication=self.publication,
-                signers=person("anna"),
+                signers=signers or person("anna"),
                 target=self.folder / name,
                 installer=installer,
-                now=lambda: NOW,
+                now=lambda: now,
                 link=link,
                 workers=2,
             )
