@@ -101,9 +101,15 @@ def boot_id() -> str:
 
 
 def make_directory(path: Path, *, mode: int = 0o755) -> None:
-    """Make `path` and its parents where they are missing."""
+    """Make `path` with `mode`, and its parents with 0755, where they are missing, whatever the umask."""
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
     with at(path):
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        for each in reversed(missing):
+            with suppress(FileExistsError):
+                each.mkdir(mode=0o700)
+                each.chmod(mode if each == path else 0o755)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
 def sync_directory(path: Path) -> None:
@@ -284,6 +290,7 @@ def place(source: Path, target: Path, *, link: bool = False, mode: int = 0o444) 
         with at(target, needed=size):
             writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             try:
+                os.fchmod(writing, mode)
                 return _clone_or_copy(reading, writing, size)
             except OSError:
                 with suppress(OSError):
@@ -322,12 +329,14 @@ def locked(path: Path, *, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; the kernel frees it when the process ends, however it ends.
 
     Raises:
-        HostError: another process holds it; its process id is in the message.
+        HostError: another process holds it (its process id is in the message), or `path` is no regular file.
     """
     make_directory(path.parent)
     with at(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise HostError(f"{path}: expected a regular file to lock", hint="remove it and run the same command again")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

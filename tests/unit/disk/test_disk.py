@@ -143,3 +143,33 @@ def test_a_reservation_that_does_not_fit_a_real_small_disk_is_refused(tmp_path: 
 def test_a_rename_that_fails_is_told_with_its_path(tmp_path: Path) -> None:
     with failing(CHANGES, errno.EROFS, below=tmp_path), pytest.raises(HostError, match=f"{tmp_path}/file: read-only"):
         disk.write_atomic(tmp_path / "file", b"x")
+
+
+def test_a_lock_file_that_is_a_link_or_a_pipe_is_refused_and_its_target_is_untouched(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (tmp_path / "link").symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises(HostError), disk.locked(tmp_path / name, what="it"):
+            pass
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.parametrize("mask", [0, 0o777])
+def test_new_folders_have_their_mode_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        disk.make_directory(tmp_path / "a" / "b", mode=0o700)
+        disk.place(Path(__file__), tmp_path / "a" / "copy")
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "copy")]
+    assert modes == [0o755, 0o700, 0o444]
+
+
+def test_a_file_where_a_folder_is_needed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(HostError):
+            disk.make_directory(path)
