@@ -142,9 +142,10 @@ def main() -> None:
 
 
 def _quiet_end(status: int) -> None:
-    """Exit with `status`; what standard output could not take must not become another failure at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Exit with `status`; what a stream could not take must not become another failure at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)

@@ -38,7 +38,7 @@ def run(
     events: list[TaskEvent] = []
     result = run_playbook(
         "site",
-        inventory={"all": {"hosts": dict(hosts or {"here": HERE})}},
+        inventory={"all": {"hosts": dict(hosts or {"here": HERE | {"ansible_remote_tmp": str(tmp_path / "remote")}})}},
         variables={"target": str(tmp_path / "made"), "secret": SECRET},
         private_data_dir=tmp_path / "run",
         on_event=events.append,
