@@ -28,6 +28,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.adapters import disk
+from appliance.adapters.ownership import require_own
 from appliance.bundle.contents import Blob
 from appliance.digests import Digest, hex_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
@@ -105,10 +106,20 @@ class Store:
         """Hold the store for changes.
 
         Raises:
-            HostError: another process holds it; its process id is named.
+            HostError: another process holds it; its process id is named. Or others may write to it, see `require_own`.
         """
+        self.require_own()
         with disk.locked(self.state / "store.lock", what=f"the store {self.state}"):
             yield
+
+    def require_own(self) -> None:
+        """Refuse a state that others may write to, or whose folders are symbolic links.
+
+        Raises:
+            HostError: the first such folder.
+        """
+        require_own([self.state], links=True)
+        require_own([self.blobs.parent.parent, self.blobs.parent, self.blobs, self.staging, self.releases_folder, self.trust_folder])
 
     def trust_of(self, line: str | None = None) -> Path:
         """Return the folder of the pinned trust of `line`, or of the only line there is.
@@ -170,6 +181,7 @@ class Store:
         Raises:
             HostError: the folder of releases cannot be read.
         """
+        self.require_own()
         if not self.releases_folder.is_dir():
             return (), ()
         with disk.at(self.releases_folder):
@@ -189,6 +201,7 @@ class Store:
         Raises:
             HostError: the store has no such release.
         """
+        self.require_own()
         path = self.releases_folder / (hex_of(digest) if digest else CURRENT)
         if not path.is_dir():
             name = f"release {digest}" if digest else "release"

@@ -47,9 +47,9 @@ def ensure_tree(place: Path, made_from: Digest, fill: Callable[[Path], None]) ->
     fresh = place.with_name(f".{place.name}.new")
     with disk.at(fresh):
         shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+        disk.make_directory(fresh)
         fill(fresh)
-        (fresh / MADE_FROM).write_text(made_from, encoding="ascii")
+        put_text(fresh / MADE_FROM, made_from)
         disk.sync_filesystem(fresh)
         fresh.rename(place)
     disk.sync_directory(place.parent)
@@ -63,8 +63,8 @@ def link_blob(store: Store, digest: Digest, target: Path) -> None:
         HostError: the blob is not in the store, or `target` is on another file system.
     """
     source = store.blob_path(digest)
+    disk.make_directory(target.parent)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         os.link(source, target, follow_symlinks=False)
     except FileExistsError as error:
         if not target.samefile(source):
@@ -82,7 +82,7 @@ def link_file(source: Path, digest: Digest, target: Path) -> None:
         HostError: other bytes are there, or `target` is on another file system.
     """
     with disk.at(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_directory(target.parent)
         try:
             os.link(source, target, follow_symlinks=False)
         except FileExistsError as error:
@@ -107,8 +107,9 @@ def require_one_filesystem(store: Store, place: Path) -> None:
 def put_text(path: Path, text: str) -> None:
     """Write a small file if it is not there with this text."""
     with disk.at(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_directory(path.parent)
         if not (path.is_file() and path.read_text(encoding="utf-8") == text):
             beside = path.with_name(f".{path.name}.new")
             beside.write_text(text, encoding="utf-8")
+            beside.chmod(0o644)
             beside.rename(path)

@@ -21,6 +21,7 @@ from typing import Final
 from tuf.api.metadata import Root
 
 from appliance.adapters.disk import at, make_directory, read_small, write_atomic
+from appliance.adapters.ownership import require_own
 from appliance.adapters.publication import load_publication
 from appliance.bundle.documents import decode, encode
 from appliance.errors import FormatError, HostError, UsageError
@@ -49,12 +50,14 @@ def load_trust(directory: Path) -> Trust:
     The newest of `roots/` is used only if the pinned root is in that folder too: the chain is verified again from it.
 
     Raises:
-        HostError: nothing is pinned there, or a file cannot be read.
+        HostError: nothing is pinned there, others may write there, or a file cannot be read.
         FormatError, VerificationError: a file is not what it must be.
     """
     path = directory / "root.json"
     if not path.is_file():
         raise HostError(f"{path}: no root is pinned there", hint="pin one: appliance site init SITE.toml --root ROOT.json")
+    require_own([directory.parent, directory], links=True)
+    require_own([path, directory / "roots", directory / "seen.json"])
     pinned = read_small(path, limit=MAX_BYTES[Root])
     root = check_root(pinned, what=str(path))
     data, number = pinned, root.version
