@@ -33,6 +33,7 @@ from appliance.trust.publication import Publication, new_publication
 PRIVATE: Final = "private"
 _MAX_FILE: Final = 1024 * 1024
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_BACKUP: Final = "restore the publication folder from its backup"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,18 +86,24 @@ def load_publication(directory: Path) -> PublicationFolder:
     """Return the publication in `directory`.
 
     Raises:
+        UsageError: no publication there.
         HostError: a file cannot be read.
         FormatError: malformed, or a root is missing.
     """
     path = directory / "publication.json"
     if not path.is_file():
-        raise HostError(f"{path}: no publication there", hint="make one: appliance keys init DIR --line NAME")
-    publication = decode(read_small(path, limit=_MAX_FILE), Publication, what=str(path))
+        raise UsageError(
+            f"{path}: no publication there", hint="give the folder keys init made, or make one: appliance keys init DIR --line NAME"
+        )
+    try:
+        publication = decode(read_small(path, limit=_MAX_FILE), Publication, what=str(path))
+    except FormatError as error:
+        raise FormatError(error.message, hint=_BACKUP) from error
     roots: list[bytes] = []
     while (root := directory / "roots" / f"{len(roots) + 1}.root.json").is_file():
         roots.append(read_small(root, limit=_MAX_FILE))
     if not roots:
-        raise FormatError(f"{directory / 'roots'}: 1.root.json is missing", hint="restore the publication folder from its backup")
+        raise FormatError(f"{directory / 'roots'}: 1.root.json is missing", hint=_BACKUP)
     return PublicationFolder(directory=directory, publication=publication, roots=tuple(roots))
 
 
@@ -118,14 +125,21 @@ def load_signers(directory: Path, passphrase: bytes) -> tuple[CryptoSigner, ...]
     """Return all signers of a key folder.
 
     Raises:
-        HostError: no key there, or a key file that others may read.
-        UsageError: wrong passphrase.
+        HostError: a key file or key folder that others may use.
+        UsageError: no key there, or a wrong passphrase.
         FormatError: a file that is not a private key.
     """
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no folder of private keys there", hint="give the key folder with --keys")
     with at(directory):
+        mode = stat.S_IMODE(directory.stat().st_mode)
         paths = sorted(Path(entry.path) for entry in os.scandir(directory) if entry.name.endswith(".pem"))
     if not paths:
-        raise HostError(f"{directory}: no private key (*.pem) in it", hint="give the key folder with --keys")
+        raise UsageError(f"{directory}: no private key (*.pem) in it", hint="give the key folder with --keys")
+    if mode & _OTHERS:
+        raise HostError(
+            f"{directory}: other users may use this folder of private keys (mode {mode:04o})", hint=f"run: chmod 700 {directory}"
+        )
     return tuple(_load_one(path, passphrase) for path in paths)
 
 

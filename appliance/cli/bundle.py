@@ -18,14 +18,14 @@ from appliance.adapters.parallel import default_workers
 from appliance.adapters.publication import PRIVATE, load_signers
 from appliance.cli import bundleviews
 from appliance.cli.keys import read_passphrase
-from appliance.cli.options import STATE_DEFAULT, Output, OutputOption, PassphraseFileOption, StateOption, WorkersOption
+from appliance.cli.options import STATE_DEFAULT, Output, OutputOption, PassphraseFileOption, StateOption, WorkersOption, existing
 from appliance.cli.render import observer, say
 from appliance.errors import UsageError
 from appliance.verify import Trust, load_trust, trust_publication
 from appliance.verify.blobs import refuse, verify_bundle_blobs
 from appliance.verify.metadata import verify_bundle_metadata
 
-app = typer.Typer(no_args_is_help=True, help="Lock, create, inspect, verify and compare signed bundles.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Lock, create, inspect, verify and compare signed bundles.")
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle directory.")]
 PublicationOption = Annotated[Path | None, typer.Option("--publication", metavar="DIR", help="Trust the first root of this publication.")]
 TrustOption = Annotated[
@@ -47,6 +47,7 @@ def lock_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Resolve every digest, size and licence of PROFILE into PROFILE's lock, and show what changed."""
+    existing(profile, "PROFILE")
     from appliance.adapters.rendering import find_helm  # noqa: PLC0415 - only what fetches loads this
     from appliance.build.collecting import tools  # noqa: PLC0415
     from appliance.build.locking import lock_profile  # noqa: PLC0415
@@ -79,13 +80,16 @@ def create_command(
     from appliance.build.creating import create_bundle, installer_builder  # noqa: PLC0415
     from appliance.build.profiles import read_mirrors  # noqa: PLC0415
 
+    existing(lock, "LOCK")
     signers = load_signers(keys or publication / PRIVATE, read_passphrase(passphrase_file))
     with tools(mirrors=read_mirrors(mirrors), wait=time.sleep) as ready:
         created = create_bundle(
             lock, tools=ready, publication=publication, signers=signers, target=to, installer=installer_builder(ready.folder),
             now=lambda: datetime.now(UTC), link=link, workers=workers or default_workers(), progress=observer(),
         )  # fmt: skip
-    bundleviews.show_created(created, output)
+    bundleviews.show_created(created, publication, output)
+    for note in created.notes:
+        say(f"note: {note}")
 
 
 @app.command("inspect")
@@ -98,6 +102,7 @@ def inspect_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what BUNDLE holds, who signed it and for how long; its signatures are verified, its blobs are not read."""
+    existing(bundle / "metadata", "BUNDLE")
     trusted = _trust(publication, trust, state)
     now = datetime.now(UTC)
     verified = verify_bundle_metadata(bundle, trusted, now=now)
@@ -115,6 +120,7 @@ def verify_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Verify every signature and every byte of BUNDLE; nothing is written, nothing asked of a network."""
+    existing(bundle / "metadata", "BUNDLE")
     verified = verify_bundle_metadata(bundle, _trust(publication, trust, state), now=datetime.now(UTC))
     found = verify_bundle_blobs(bundle, verified.blobs, workers=workers or default_workers(), progress=observer())
     refuse(found, what=f"{bundle}", hint="create it again, or carry it again; do not write these bytes to media")
@@ -132,6 +138,8 @@ def diff_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what B has that A has not, in artifacts and bytes; both are verified, but for the order of their versions."""
+    existing(before / "metadata", "A")
+    existing(after / "metadata", "B")
     trusted = _trust(publication, trust, state, ordered=False)
     now = datetime.now(UTC)
     one, other = (verify_bundle_metadata(bundle, trusted, now=now) for bundle in (before, after))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -114,8 +115,8 @@ def _change(item: _Item, before: _Item | None, *, first: bool) -> str:
     return f"changed from {before.version}" if before.version != item.version else "changed"
 
 
-def show_created(created: Created, output: Output) -> None:
-    """Print what was made, and which roles still lack signatures."""
+def show_created(created: Created, publication: Path, output: Output) -> None:
+    """Print what was made, and the command that adds the signatures that roles still lack."""
     document = {
         "bundle": str(created.bundle),
         "release": created.release,
@@ -127,7 +128,9 @@ def show_created(created: Created, output: Output) -> None:
     rows += [("blobs", str(created.blobs)), ("size", size_text(created.size))]
     emit(output, document, columns=("what", "value"), rows=rows)
     if created.unsigned:
-        say(f"Not yet signed enough: {', '.join(created.unsigned)}. The other key holders run: appliance keys sign {created.bundle}")
+        command = shlex.join(["appliance", "keys", "sign", str(created.bundle), "--publication", str(publication)])
+        say(f"Not yet signed enough: {', '.join(created.unsigned)}. The other key holders run, with the folder of their own keys:")
+        say(f"  {command} --keys DIR")
 
 
 def _artifacts(bundle: VerifiedBundle) -> Iterator[tuple[str, Artifact, int]]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import getpass
+import stat
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.adapters.disk import read_small, write_atomic
+from appliance.adapters.disk import at, read_small, write_atomic
 from appliance.adapters.publication import (
     PRIVATE,
     create_publication,
@@ -22,7 +23,7 @@ from appliance.adapters.publication import (
     save_publication,
 )
 from appliance.bundle.contents import ContentClass
-from appliance.cli.options import Output, OutputOption, PassphraseFileOption
+from appliance.cli.options import Output, OutputOption, PassphraseFileOption, existing
 from appliance.cli.render import emit, say
 from appliance.errors import UsageError
 from appliance.trust.countersign import RoleState, countersign, signature_states
@@ -32,7 +33,7 @@ from appliance.trust.summary import describe
 from appliance.verify import trust_publication
 from appliance.verify.metadata import read_metadata
 
-app = typer.Typer(no_args_is_help=True, help="Make, show, add and use the keys of a publication.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make, show, add and use the keys of a publication.")
 PublicationArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The publication folder.")]
 KeysOption = Annotated[Path | None, typer.Option("--keys", help="The folder of private keys (default: DIR/private).")]
 _MAX_PEM = 64 * 1024
@@ -43,12 +44,17 @@ def read_passphrase(file: Path | None, *, confirm: bool = False) -> bytes:
     """Return the passphrase: the first line of `file`, else what a person types (twice with `confirm`).
 
     Raises:
-        UsageError: no file and no terminal, or the two differ.
+        UsageError: no such file, no file and no terminal, or the two differ.
         HostError: the file cannot be read.
     """
     if file is not None:
-        return (read_small(file, limit=_MAX_PASSPHRASE_FILE).splitlines() or [b""])[0]
-    if not sys.stdin.isatty():
+        data = read_small(existing(file, "--passphrase-file"), limit=_MAX_PASSPHRASE_FILE)
+        with at(file):
+            mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            say(f"note: other users may use the passphrase file {file} (mode {mode:04o}); run: chmod 600 {file}")
+        return (data.splitlines() or [b""])[0]
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("no terminal to ask for the passphrase", hint="give --passphrase-file FILE")
     typed = getpass.getpass("Passphrase: ")
     if confirm and getpass.getpass("The same again: ") != typed:
@@ -92,7 +98,7 @@ def add_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give a class to another person's keys, from the next bundle on."""
-    keys = load_public_keys(read_small(public_key, limit=_MAX_PEM), what=str(public_key))
+    keys = load_public_keys(read_small(existing(public_key, "PUBKEY"), limit=_MAX_PEM), what=str(public_key))
     with lock_publication(directory):
         publication = delegate(load_publication(directory).publication, role, keys)
         save_publication(directory, publication)
@@ -114,6 +120,7 @@ def sign_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Add these keys' signatures to the metadata that still lacks some."""
+    existing(bundle / "metadata", "BUNDLE")
     files, pin = read_metadata(bundle), trust_publication(publication).pin
     for state in signature_states(files, pinned_root=pin):
         say(f"{state.role} version {state.version}: {state.says}; {state.lacking or 'no'} signatures lacking")

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from appliance.errors import UsageError
+
 
 class Output(StrEnum):
     """How results are printed."""
@@ -30,3 +32,14 @@ PassphraseFileOption = Annotated[
 ]
 StateOption = Annotated[Path, typer.Option("--state", envvar="APPLIANCE_STATE", help="Where this site keeps its state.")]
 STATE_DEFAULT = Path("/var/lib/appliance")
+
+
+def existing(path: Path, what: str) -> Path:
+    """Return `path`, which the argument or option `what` names.
+
+    Raises:
+        UsageError: nothing is there.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: nothing is there", hint=f"correct the path given as {what}")
+    return path

@@ -184,9 +184,33 @@ def test_a_wrong_passphrase_ends_before_anything_is_fetched(shell: Shell) -> Non
     assert not (shell.folder / "three").exists()
 
 
-@pytest.mark.parametrize("arguments", [("lock", "nowhere.toml"), ("inspect", "nowhere", "--publication", "pub")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lock", "nowhere.toml"),
+        ("inspect", "nowhere", "--publication", "pub"),
+        ("verify", "one", "--publication", "nowhere"),
+        ("diff", "one", "nowhere", "--publication", "pub"),
+        ("create", "nowhere.json", "--publication", "pub", "--to", "x", "--passphrase-file", "passphrase"),
+        ("create", "core.lock.json", "--publication", "pub", "--to", "x", "--passphrase-file", "nowhere"),
+        ("create", "core.lock.json", "--publication", "pub", "--to", "x", "--passphrase-file", "passphrase", "--keys", "nowhere"),
+    ],
+)
 def test_what_is_not_there_is_named(shell: Shell, arguments: tuple[str, ...]) -> None:
-    assert "nowhere" in shell.run("bundle", *arguments, code=5).stderr
+    assert "nowhere" in shell.run("bundle", *arguments, code=2).stderr
+
+
+def test_the_printed_command_lets_the_other_person_sign(shell: Shell) -> None:
+    shell.run("keys", "init", "given", "--line", "given", "--passphrase-file", "passphrase")
+    shell.run("keys", "init", "theirs", "--line", "theirs", "--passphrase-file", "passphrase")
+    shell.run("keys", "add", "given", "theirs/public.pem", "--role", "models")
+    options = ("--publication", "given", "--passphrase-file", "passphrase", "--mirrors", "mirrors.toml")
+    made = shell.run("bundle", "create", "core.lock.json", "--to", "half", *options)
+    assert "enough: models. " in made.stderr
+    command = next(line.split() for line in made.stderr.splitlines() if line.strip().startswith("appliance keys sign"))
+    assert command[-2:] == ["--keys", "DIR"]
+    shell.run(*command[1:-1], "theirs/private", "--passphrase-file", "passphrase")
+    assert "verified" in shell.run("bundle", "verify", "half", "--publication", "given").stdout
 
 
 def test_planted_secrets_are_in_no_lock_bundle_cache_or_word(shell: Shell) -> None:

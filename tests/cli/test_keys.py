@@ -16,7 +16,8 @@ from appliance.adapters.publication import load_publication, load_signers
 from appliance.bundle.contents import ContentClass
 from appliance.bundle.documents import encode
 from appliance.cli import app
-from appliance.errors import VerificationError
+from appliance.cli.keys import read_passphrase
+from appliance.errors import HostError, UsageError, VerificationError
 from appliance.trust.client import verify_metadata
 from appliance.trust.metadata import sign_release
 from appliance.verify.metadata import read_metadata
@@ -139,3 +140,36 @@ def test_without_a_terminal_the_passphrase_is_asked_for_by_option(tmp_path: Path
     done = run("keys", "init", tmp_path / "pub", "--line", "acme")
     assert done.exit_code == 2
     assert "--passphrase-file" in done.output
+
+
+def test_a_closed_stdin_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="no terminal"):
+        read_passphrase(None)
+
+
+def test_a_passphrase_file_that_others_may_read_is_named(tmp_path: Path, passphrase: Path) -> None:
+    passphrase.chmod(0o644)
+    assert f"chmod 600 {passphrase}" in init(tmp_path / "one", passphrase).stderr
+    passphrase.chmod(0o600)
+    assert "chmod" not in init(tmp_path / "two", passphrase).stderr
+
+
+def test_a_key_folder_that_others_may_use_is_refused(tmp_path: Path, passphrase: Path) -> None:
+    init(tmp_path / "pub", passphrase)
+    (tmp_path / "pub" / "private").chmod(0o755)
+    with pytest.raises(HostError, match="other users may use this folder"):
+        load_signers(tmp_path / "pub" / "private", SECRET.encode())
+
+
+def test_a_damaged_publication_is_restored_from_its_backup(tmp_path: Path, passphrase: Path) -> None:
+    init(tmp_path / "pub", passphrase)
+    (tmp_path / "pub" / "publication.json").write_text("{")
+    done = run("keys", "show", tmp_path / "pub")
+    assert done.exit_code == 4
+    assert "backup" in done.output
+
+
+@pytest.mark.parametrize("group", ["keys", "bundle"])
+def test_no_group_offers_completion(group: str) -> None:
+    assert "completion" not in run(group, "--help").output

@@ -174,12 +174,12 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -
 
 
 def test_missing_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="no publication there"):
+    with pytest.raises(UsageError, match="no publication there"):
         load_publication(tmp_path)
     (tmp_path / "publication.json").write_bytes(encode(new_publication("acme")))
     with pytest.raises(FormatError, match=r"1.root.json is missing"):
         load_publication(tmp_path)
-    with pytest.raises(HostError, match="no private key"):
+    with pytest.raises(UsageError, match="no private key"):
         load_signers(tmp_path, PASSPHRASE)
     with pytest.raises(HostError, match="no bundle there"):
         read_metadata(tmp_path)
