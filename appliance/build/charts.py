@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import os
 import re
 import tarfile
@@ -27,7 +28,14 @@ from appliance.errors import ApplianceError, FormatError, UsageError
 _MAX_CHART = 32 * 1024 * 1024
 _CHART_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,251}[a-z0-9])?")
 _VERSION = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]+(?:[-+][0-9A-Za-z.+-]+)?")
-_LITERAL = re.compile(r"""^\s*-?\s*image:\s*["']?([a-z0-9][^\s"'{}]*/[^\s"'{}]+)["']?\s*$""", re.MULTILINE)
+_LITERAL = re.compile(
+    r"""(?:^[ \t]*(?:-[ \t]+)*|[{,][ \t]*)["']?image["']?:[ \t]*["']?([a-z0-9][^\s"'{},]*/[^\s"'{},]+)["']?(?=[\s,}]|$)""", re.MULTILINE
+)
+_COMMENT = re.compile(r"(?:^|[ \t])#.*$", re.MULTILINE)
+_ALIAS = re.compile(rb"[&*]")
+_MAX_DEPTH = 100
+_MAX_NODES = 100_000
+"""More values than any chart writes: an alias that holds itself, or aliases that multiply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,7 @@ def pack_chart(folder: Path) -> PackedChart:
         if sum(len(data) for data in files.values()) > _MAX_CHART:
             raise FormatError(f"{folder}: a chart of more than {_MAX_CHART} bytes", hint="keep only the chart's own files in the folder")
     metadata = _metadata(folder, files.get("Chart.yaml"))
+    _check_values(folder / "values.yaml", files.get("values.yaml", b""))
     name, version = str(metadata["name"]), str(metadata["version"])
     _check_dependencies(folder, metadata, files)
     packed = io.BytesIO()
@@ -72,7 +81,7 @@ def pack_chart(folder: Path) -> PackedChart:
             entry.size, entry.mode, entry.mtime = len(data), 0o644, 0
             tar.addfile(entry, io.BytesIO(data))
     texts = [data.decode("utf-8", "replace") for relative, data in files.items() if relative.endswith((".yaml", ".yml", ".tpl"))]
-    literals = sorted({match for text in texts for match in _LITERAL.findall(text)})
+    literals = sorted({match for text in texts for match in _LITERAL.findall(_COMMENT.sub("", text))})
     return PackedChart(
         name=name, version=version, metadata=metadata, data=gzip.compress(packed.getvalue(), 9, mtime=0), literals=tuple(literals)
     )
@@ -82,10 +91,9 @@ def _metadata(folder: Path, data: bytes | None) -> Mapping[str, object]:
     where = folder / "Chart.yaml"
     if data is None:
         raise FormatError(f"{where}: missing", hint="name the folder that holds Chart.yaml")
-    try:
-        metadata = yaml.load(data, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise FormatError(f"{where}: not YAML: {error}", hint="correct it; `helm lint` shows more") from error
+    metadata = _read_yaml(where, data)
+    if _ALIAS.search(data) and any(getattr(event, "anchor", None) for event in yaml.parse(data, Loader=yaml.CSafeLoader)):
+        raise FormatError(f"{where}: it has anchors or aliases", hint="write every value out")
     if not isinstance(metadata, dict) or metadata.get("apiVersion") != "v2":
         raise FormatError(f"{where}: apiVersion is not v2", hint="charts of Helm 3 say apiVersion: v2")
     name, version = metadata.get("name"), metadata.get("version")
@@ -94,6 +102,33 @@ def _metadata(folder: Path, data: bytes | None) -> Mapping[str, object]:
             f"{where}: name or version is missing or malformed", hint="write a name in lower case and a version such as 1.2.3"
         )
     return {str(key): value for key, value in metadata.items()}
+
+
+def _check_values(where: Path, data: bytes) -> None:
+    values = _read_yaml(where, data)
+    if values is not None and not isinstance(values, dict):
+        raise FormatError(f"{where}: not a mapping", hint="write names and values, such as replicas: 1")
+
+
+def _read_yaml(where: Path, data: bytes) -> object:
+    """Return the value that `data` writes: finite, not too deep, and no larger than it looks."""
+    try:
+        value: object = yaml.load(data, Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise FormatError(f"{where}: not YAML: {str(error)[:500]}", hint="correct it; `helm lint` shows more") from error
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        each, depth = waiting.pop()
+        count += 1
+        if count > _MAX_NODES or depth > _MAX_DEPTH:
+            raise FormatError(f"{where}: its aliases never end, or it is too large or too deep", hint="write every value out")
+        if isinstance(each, float) and not math.isfinite(each):
+            raise FormatError(f"{where}: {each} is not a number that JSON has", hint="write a finite number")
+        if isinstance(each, dict):
+            waiting += [(below, depth + 1) for below in each.values()]
+        elif isinstance(each, (list, set, tuple)):
+            waiting += [(below, depth + 1) for below in each]
+    return value
 
 
 def _check_dependencies(folder: Path, metadata: Mapping[str, object], files: Iterable[str]) -> None:

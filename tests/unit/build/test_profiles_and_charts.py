@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.build.charts import pack_chart
@@ -69,6 +69,7 @@ def test_a_profile_that_is_not_right_is_refused_by_name(tmp_path: Path, text: st
     assert caught.value.hint
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_make_the_profile_reader_fail_otherwise(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +123,13 @@ def test_a_chart_packs_to_the_same_bytes_whatever_times_modes_and_order(tmp_path
         ({"Chart.yaml": "apiVersion: v2\nname: Demo\nversion: 1.0.0\n"}, "name or version"),
         ({"Chart.yaml": "apiVersion: v2\nname: demo\nversion: 1\n"}, "name or version"),
         ({"Chart.yaml": "[}"}, "not YAML"),
+        ({"Chart.yaml": CHART["Chart.yaml"] + "annotations: &a\n  again: *a\n"}, "anchors or aliases|never end"),
+        ({"Chart.yaml": CHART["Chart.yaml"] + "annotations: &a\n  b: c\nmore: *a\n"}, "anchors or aliases"),
+        ({"Chart.yaml": CHART["Chart.yaml"] + "annotations:\n  big: .inf\n"}, "not a number that JSON has"),
+        ({"Chart.yaml": CHART["Chart.yaml"] + "annotations: " + "[" * 3000 + "]" * 3000}, "not YAML|too deep"),
+        ({"values.yaml": "a: &a\n  again: *a\n"}, "never end"),
+        ({"values.yaml": "a: .nan\n"}, "not a number that JSON has"),
+        ({"values.yaml": "- a\n"}, "not a mapping"),
     ],
 )
 def test_a_malformed_chart_is_refused(tmp_path: Path, files: dict[str, str], said: str) -> None:
@@ -143,6 +151,29 @@ def test_a_symbolic_link_in_a_chart_is_refused(tmp_path: Path) -> None:
     (folder / "templates" / "more.yaml").symlink_to("/etc/passwd")
     with pytest.raises(VerificationError, match="symbolic link"):
         pack_chart(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("containers: [{name: a, image: evil.test/img:1}]", ("evil.test/img:1",)),
+        (
+            "containers: [{image: 'evil.test/img:1', name: a}, {name: b, \"image\": evil.test/two:1}]",
+            ("evil.test/img:1", "evil.test/two:1"),
+        ),
+        ("containers:\n  - image: evil.test/img:1 # pinned\n", ("evil.test/img:1",)),
+        ("  # image: old.test/img:1\n  # or {image: old.test/img:1}\nimage: {{ .Values.image }}\n", ()),
+        ('image: "{{ .Values.registry }}/img:1"\nimage: a.test/{{ .Values.name }}\n', ()),
+        ("description: the image: a.test/b is used\n", ()),
+    ],
+)
+def test_images_written_out_are_found_in_every_style(tmp_path: Path, text: str, found: tuple[str, ...]) -> None:
+    folder = write_files(tmp_path / "chart", CHART | {"templates/pod.yaml": text})
+    assert pack_chart(folder).literals == found
+
+
+def test_values_may_repeat_themselves_by_an_alias(tmp_path: Path) -> None:
+    pack_chart(write_files(tmp_path / "chart", CHART | {"values.yaml": "a: &a {b: 1}\nc: *a\n"}))
 
 
 FAKE_HELM = """#!/bin/sh
