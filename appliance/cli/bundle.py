@@ -122,7 +122,9 @@ def verify_command(
     """Verify every signature and every byte of BUNDLE; nothing is written, nothing asked of a network."""
     existing(bundle / "metadata", "BUNDLE")
     verified = verify_bundle_metadata(bundle, _trust(publication, trust, state), now=datetime.now(UTC))
-    found = verify_bundle_blobs(bundle, verified.blobs, workers=workers or default_workers(), progress=observer())
+    found = verify_bundle_blobs(
+        bundle, verified.blobs, contents=verified.contents, workers=workers or default_workers(), progress=observer()
+    )
     refuse(found, what=f"{bundle}", hint="create it again, or carry it again; do not write these bytes to media")
     bundleviews.show_verified(verified, output)
 

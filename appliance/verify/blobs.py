@@ -9,19 +9,20 @@ belongs to the blob is what create and read check over the same buffer.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import msgspec
-
 from appliance.adapters import disk, hashing
 from appliance.adapters.parallel import for_each
-from appliance.bundle.contents import Blob
+from appliance.bundle.contents import Blob, ContentClass, Contents
+from appliance.bundle.layout import OCI_LAYOUT
 from appliance.digests import CHUNK_BYTES, Digest, chunk_size, hex_of
-from appliance.errors import HostError, VerificationError
+from appliance.errors import FormatError, HostError, VerificationError
 from appliance.progress import SILENT, Progress
+from appliance.verify.index import expected_index
 
 _SHOWN = 20
 _KNOWN = {"oci-layout", "index.json", "blobs", "metadata"}
@@ -37,6 +38,7 @@ class Wrong(StrEnum):
     CHUNKS = "chunks"
     EXTRA = "extra"
     UNREADABLE = "unreadable"
+    LINK = "no plain file or folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +81,53 @@ def verify_blobs(
     return tuple(sorted(found, key=lambda finding: finding.path))
 
 
-def verify_bundle_blobs(bundle: Path, blobs: Mapping[Digest, Blob], *, workers: int, progress: Progress = SILENT) -> tuple[Finding, ...]:
-    """Return what is wrong with the bundle folder outside `metadata/`: blobs, strange files, and an index that names others."""
+def verify_bundle_blobs(
+    bundle: Path,
+    blobs: Mapping[Digest, Blob],
+    *,
+    contents: Mapping[ContentClass, Contents],
+    workers: int,
+    progress: Progress = SILENT,
+) -> tuple[Finding, ...]:
+    """Return what is wrong with the bundle folder outside `metadata/`.
+
+    Blobs, strange files, folders that are links, and `index.json` and `oci-layout`, of which every byte follows from the
+    verified `contents`.
+
+    Raises:
+        FormatError: the contents allow no `index.json`.
+    """
+    folders = [Finding(path=path, wrong=Wrong.LINK, detail="expected a folder") for path in _not_folders(bundle)]
+    if folders:
+        return tuple(folders)
     found = list(verify_blobs(bundle / "blobs" / "sha256", blobs, workers=workers, progress=progress))
     found += _strangers(bundle, _KNOWN)
     found += _strangers(bundle / "blobs", {"sha256"})
-    index = bundle / "index.json"
-    if os.path.lexists(index):
-        found += _check_index(index, blobs)
+    found += _check_bytes(bundle / "index.json", expected_index(contents, blobs))
+    found += _check_bytes(bundle / "oci-layout", OCI_LAYOUT)
     return tuple(sorted(found, key=lambda finding: finding.path))
+
+
+def _not_folders(bundle: Path) -> Iterator[Path]:
+    for path in (bundle / "blobs", bundle / "blobs" / "sha256", bundle / "metadata"):
+        with disk.at(path):
+            if os.path.lexists(path) and not stat.S_ISDIR(path.lstat().st_mode):
+                yield path
+
+
+def _check_bytes(path: Path, expected: bytes) -> list[Finding]:
+    if not os.path.lexists(path):
+        return [Finding(path=path, wrong=Wrong.MISSING, detail=f"expected {len(expected)} bytes")]
+    try:
+        data = disk.read_small(path, limit=max(_MAX_INDEX, len(expected)))
+    except FormatError as error:
+        return [Finding(path=path, wrong=Wrong.LINK, detail=error.message)]
+    except HostError as error:
+        return [Finding(path=path, wrong=Wrong.UNREADABLE, detail=error.message)]
+    if data == expected:
+        return []
+    first = next((at for at, (one, other) in enumerate(zip(data, expected, strict=False)) if one != other), min(len(data), len(expected)))
+    return [Finding(path=path, wrong=Wrong.DAMAGED, detail="not the bytes that follow from the signed contents", offset=first)]
 
 
 def refuse(findings: Iterable[Finding], *, what: str, hint: str) -> None:
@@ -110,7 +150,9 @@ def _check(folder: Path, blob: Blob, progress: Progress) -> Finding | None:
         return Finding(path=path, wrong=Wrong.MISSING, detail=f"expected {blob.size} bytes")
     except OSError as error:
         return Finding(path=path, wrong=Wrong.UNREADABLE, detail=str(error.strerror))
-    if status.st_size != blob.size or path.is_symlink():
+    if not stat.S_ISREG(status.st_mode):
+        return Finding(path=path, wrong=Wrong.LINK, detail=f"{_kind(status.st_mode)}, expected a file of {blob.size} bytes")
+    if status.st_size != blob.size:
         return Finding(path=path, wrong=Wrong.SIZE, detail=f"{status.st_size} bytes, expected {blob.size}")
     descriptor = disk.open_regular(path)
     try:
@@ -119,6 +161,11 @@ def _check(folder: Path, blob: Blob, progress: Progress) -> Finding | None:
         return Finding(path=path, wrong=Wrong.UNREADABLE, detail=error.message)
     finally:
         os.close(descriptor)
+
+
+def _kind(mode: int) -> str:
+    names = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return names.get(stat.S_IFMT(mode), "a device")
 
 
 def _check_open(descriptor: int, path: Path, blob: Blob, progress: Progress) -> Finding | None:
@@ -142,25 +189,3 @@ def _strangers(folder: Path, known: set[str]) -> list[Finding]:
     with disk.at(folder):
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [Finding(path=folder / name, wrong=Wrong.EXTRA, detail="nothing lists it") for name in names if name not in known]
-
-
-class _Descriptor(msgspec.Struct, frozen=True):
-    digest: str
-    size: int
-
-
-class _Index(msgspec.Struct, frozen=True):
-    manifests: list[_Descriptor]
-
-
-def _check_index(path: Path, blobs: Mapping[Digest, Blob]) -> list[Finding]:
-    try:
-        index = msgspec.json.decode(disk.read_small(path, limit=_MAX_INDEX), type=_Index)
-    except msgspec.MsgspecError as error:
-        return [Finding(path=path, wrong=Wrong.DAMAGED, detail=f"not an OCI index: {error}")]
-    known = {digest: blob.size for digest, blob in blobs.items()}
-    return [
-        Finding(path=path, wrong=Wrong.EXTRA, detail=f"names {each.digest} of {each.size} bytes, which contents do not list")
-        for each in index.manifests
-        if known.get(Digest(each.digest)) != each.size
-    ]

@@ -28,6 +28,8 @@ def read_metadata(bundle: Path) -> dict[str, bytes]:
         FormatError: a link, a device, too many, too deep or too long files.
     """
     top = bundle / "metadata"
+    if top.is_symlink():
+        raise FormatError(f"{top}: a symbolic link, expected the folder itself", hint="carry the bundle again")
     if not top.is_dir():
         raise HostError(f"{top}: no bundle there", hint="give the bundle's directory, the one that holds metadata/ and blobs/")
     files: dict[str, bytes] = {}
@@ -43,6 +45,8 @@ def read_metadata(bundle: Path) -> dict[str, bytes]:
 def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, int]]:
     with at(folder):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    if not entries:
+        raise FormatError(f"{folder}: an empty folder in metadata", hint="remove it, or carry the bundle again")
     for entry in entries:
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):

@@ -151,7 +151,7 @@ class Bench:
         """`bundle verify`."""
         bundle = self.folder / name
         verified = verify_bundle_metadata(bundle, trust_publication(self.publication), now=NOW)
-        return verified, verify_bundle_blobs(bundle, verified.blobs, workers=2)
+        return verified, verify_bundle_blobs(bundle, verified.blobs, contents=verified.contents, workers=2)
 
 
 def tree(folder: Path, *, without: str = "") -> dict[str, bytes]:
