@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 from appliance.bundle import formats
 from appliance.bundle.contents import check_relative
 from appliance.bundle.gguf import read_gguf_header
+from appliance.bundle.pickles import calls_when_loaded, is_tokenizer_model
 from appliance.bundle.safetensors import SafetensorsHeader, parse_strict_json, read_header
 from appliance.errors import FormatError, VerificationError
 
@@ -151,11 +152,11 @@ def _look_into(entry: ModelEntry, headers: dict[str, SafetensorsHeader], indexes
         data = stream.read(entry.size + 1)
     if len(data) != entry.size:
         raise FormatError(f"{what}: it changed while it was read", hint="run the command again when nothing writes to the folder")
-    for start, kind in _RUNNABLE_STARTS.items():
-        if data.startswith(start):
-            raise VerificationError(f"{what}: by its content it is {kind}", hint=_REMOVE)
+    _check_harmless(data, what=what)
     if lower.endswith(".model"):
-        return  # a SentencePiece model is a protocol buffer: data that no loader runs
+        if not is_tokenizer_model(data):
+            raise FormatError(f"{what}: neither a SentencePiece model nor a tiktoken file", hint=_REMOVE)
+        return
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -169,6 +170,15 @@ def _look_into(entry: ModelEntry, headers: dict[str, SafetensorsHeader], indexes
             )
         if lower.endswith(".safetensors.index.json"):
             indexes[entry.path] = _index_of(value, what=what)
+
+
+def _check_harmless(data: bytes, *, what: str) -> None:
+    """Refuse by content what could run, whatever its name."""
+    for start, kind in _RUNNABLE_STARTS.items():
+        if data.startswith(start):
+            raise VerificationError(f"{what}: by its content it is {kind}", hint=_REMOVE)
+    if calls_when_loaded(data):
+        raise VerificationError(f"{what}: by its content it is a pickle", hint=_REMOVE)
 
 
 def _has_key(value: object, key: str) -> bool:

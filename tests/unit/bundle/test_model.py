@@ -80,10 +80,34 @@ def test_pickle_by_name_is_refused_whatever_it_holds(name: str) -> None:
         ("merges.txt", b"#!/bin/sh\nrm -rf /", "a script"),
         ("notes.txt", b"\x93NUMPY", "a NumPy file"),
         ("vocab.txt", b"\x1f\x8b\x08", "a gzip archive"),
+        ("tokenizer.model", b"cos\nsystem\n(S'id'\ntR.", "a pickle"),
+        ("vocab.txt", b"cos\nsystem\n(S'id'\ntR.", "a pickle"),
+        ("vocab.txt", b"cos\nsystem\n(S'id'\ntR", "a pickle"),
+        ("vocab.txt", b"I1\n0(S'id'\nios\nsystem\n.", "a pickle"),
+        ("README.md", pickle.dumps(functools.partial(print, "x"), protocol=0), "a pickle"),
     ],
 )
 def test_what_could_run_is_refused_by_content(name: str, data: bytes, match: str) -> None:
     refused({**MODEL, name: data}, match, VerificationError)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x0a\x05ab", b"(lp0\nI1\na.", b"\x0a\x01a\x63", bytes(20), b"\x0a" + b"\xff" * 12])
+def test_a_model_file_that_is_no_tokenizer_is_refused(data: bytes) -> None:
+    refused({**MODEL, "tokenizer.model": data}, "neither a SentencePiece model", FormatError)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("tokenizer.model", b"IQ== 0\nIg== 1\nIw== 2\n"),
+        ("tokenizer.model", b"\x0a\x03\x0a\x01a\x12\x02\x18\x01\x1a\x00\xc2\x0c\x00"),
+        ("vocab.txt", b"cat\ndog\nmouse\n"),
+        ("vocab.txt", b"cos\nsystem\nR\n"),
+        ("README.md", b"Read me. Rather long.\n"),
+    ],
+)
+def test_data_that_only_looks_odd_passes(name: str, data: bytes) -> None:
+    check_model(entries({**MODEL, name: data}), name="tiny")
 
 
 @pytest.mark.parametrize("name", ["modeling_tiny.py", "sub/setup.PY", "a.so", "run.sh", "a.ipynb", "LICENSE.py"])
