@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -22,6 +23,7 @@ from appliance.errors import FormatError, HostError
 
 _FICLONE = 0x40049409
 _SYNC_FILE_RANGE_WRITE = 2
+_SYNC_EVERY_SECONDS = 0.25
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _COPY_STEP = 64 * 1024 * 1024
@@ -135,6 +137,28 @@ def sync_filesystem(path: Path) -> None:
                 raise OSError(number, os.strerror(number))
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def syncing(path: Path) -> Iterator[None]:
+    """While the block runs, keep writing the file system of `path` out in the background, so that its last sync is short.
+
+    Says nothing about what is durable: `sync_filesystem` does, and raises what went wrong.
+    """
+    over = threading.Event()
+
+    def keep_syncing() -> None:
+        while not over.wait(_SYNC_EVERY_SECONDS):
+            with suppress(HostError):
+                sync_filesystem(path)
+
+    thread = threading.Thread(target=keep_syncing, name="syncing", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def start_writeback(descriptor: int, offset: int, size: int) -> None:

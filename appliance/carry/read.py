@@ -102,7 +102,8 @@ def read_media(
             problems=[(error, None) for error in bad],
         )
         _check_space(visit, wanted)
-        whole = _copy_all(visit, wanted)
+        with disk.syncing(staging.folder):
+            whole = _copy_all(visit, wanted)
         _publish(visit, wanted)
         progress.finish()
         return _conclude(visit, whole, who=who, clock=clock)

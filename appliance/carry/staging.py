@@ -18,6 +18,7 @@ another boot it may not, so everything here is hashed again first; what is wrong
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,6 @@ from appliance.errors import HostError
 from appliance.store import Store
 
 _BLOB_MODE = 0o444
-_SOON = 256 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,12 +177,12 @@ class Staging:
         target = self._path(blob)
         temporary = target.with_suffix(".tmp")
         try:
-            descriptor = _open_anew(temporary)
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _BLOB_MODE)
             try:
                 found = hashing.copy_range(source, entry.offset, entry.size, target=descriptor, at_byte=0, path=path, advance=advance)
-                os.fchmod(descriptor, _BLOB_MODE)
-                if entry.size >= _SOON:
-                    disk.start_writeback(descriptor, 0, entry.size)
+                if stat.S_IMODE(os.fstat(descriptor).st_mode) != _BLOB_MODE:  # the umask took bits away
+                    os.fchmod(descriptor, _BLOB_MODE)
             finally:
                 os.close(descriptor)
             if found == entry.digest:
