@@ -26,7 +26,7 @@ from appliance.build.assembling import Assembled, assemble
 from appliance.build.collecting import Tools
 from appliance.build.gathering import Gatherer
 from appliance.build.journal import Journal
-from appliance.build.locking import read_lock
+from appliance.build.locking import changed_profile, read_lock
 from appliance.build.readiness import check_ready
 from appliance.build.sources import Sources, find_sources
 from appliance.bundle.documents import encode
@@ -100,6 +100,8 @@ def create_bundle(
         )
     folder = load_publication(publication)
     notes = check_ready(folder, signers, now=now())
+    if (changed := changed_profile(lock_file, lock)) is not None:
+        notes += (f"{changed} changed since it was locked; to take that in, run: appliance bundle lock {changed}",)
     partial = target.with_name(f"{target.name}.partial")
     make_directory(partial / "blobs" / "sha256")
     with locked(partial / ".lock", what=f"{partial}"):

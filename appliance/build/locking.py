@@ -27,7 +27,7 @@ from appliance.bundle.documents import MAX_DOCUMENT_BYTES, decode, encode
 from appliance.bundle.lock import Lock, LockedChart, LockedFile, LockedImage, LockedModel, LockedPackage, LockedPackages
 from appliance.bundle.profile import ChartWanted, FileWanted, Profile
 from appliance.digests import Digest, digest_of
-from appliance.errors import FormatError, VerificationError
+from appliance.errors import FormatError, UsageError, VerificationError
 from appliance.progress import SILENT, Progress
 
 
@@ -45,6 +45,14 @@ class Locked:
 def lock_path(profile: Path) -> Path:
     """Return where the lock of `profile` lies: `core.toml` gives `core.lock.json` beside it."""
     return profile.with_name(f"{profile.stem}.lock.json")
+
+
+def changed_profile(path: Path, lock: Lock) -> Path | None:
+    """Return the profile beside the lock at `path` if it is no longer the one that was locked; None also where none lies there."""
+    profile = path.with_name(f"{path.name.removesuffix('.lock.json')}.toml")
+    if not path.name.endswith(".lock.json") or not profile.is_file():
+        return None
+    return profile if digest_of(read_small(profile, limit=MAX_DOCUMENT_BYTES)) != lock.profile else None
 
 
 def read_lock(path: Path) -> tuple[Lock, bytes]:
@@ -68,6 +76,12 @@ def lock_profile(
         HostError, ToolError: this machine or an outside tool failed; the old lock is untouched.
     """
     profile, data = read_profile(path)
+    for what, wanted in (("chart", profile.charts), ("model", profile.models)):
+        for each in wanted:
+            if not (path.parent / each.path).is_dir():
+                raise UsageError(
+                    f"{path}: {what} {each.name}: {path.parent / each.path} is no folder", hint="correct its path in the profile"
+                )
     target = target or lock_path(path)
     previous = _previous(target)
     resolver = _Resolver(profile=profile, folder=path.parent, tools=tools, workers=workers, progress=progress)

@@ -40,6 +40,8 @@ _MAX_TOML = 4 * 1024 * 1024
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._+~-]{0,126}[A-Za-z0-9])?")
 _KUBERNETES = re.compile(r"v?1\.[0-9]{1,3}\.[0-9]{1,3}")
+_LICENSE_NAME = re.compile(r"(DocumentRef-[A-Za-z0-9.-]+:)?[A-Za-z0-9][A-Za-z0-9.-]*\+?")
+_MAX_NAME = 128
 _KINDS = {"git": "git repositories", "rpm": "rpm packages", "helm": "charts from repositories"}
 DocumentT = TypeVar("DocumentT", bound=Document)
 
@@ -89,6 +91,8 @@ def read_profile(path: Path) -> tuple[Profile, bytes]:
             f"{path}: packages of {profile.packages.suite!r} do not fit platform {profile.platform}",
             hint=f"write suite = {PLATFORMS[profile.platform][2]!r}",
         )
+    if not (profile.images or profile.charts or profile.models or profile.files or profile.packages):
+        raise UsageError(f"{path}: it names nothing to carry", hint="add [[images]], [[charts]], [[models]], [[files]] or [packages]")
     for kind, names in (
         ("image", [str(parse_reference(image.reference)) for image in profile.images]),
         ("chart", [chart.name for chart in profile.charts]),
@@ -102,6 +106,12 @@ def read_profile(path: Path) -> tuple[Profile, bytes]:
         _check_plain(path, "name", name, _NAME)
     for model in profile.models:
         _check_plain(path, f"version of model {model.name}", model.version, _VERSION)
+        _check_license(path, f"model {model.name}", model.license)
+        if "://" in model.path:
+            raise UsageError(
+                f"{path}: model {model.name}: a model from {model.path.partition(':')[0]} is not done by this version",
+                hint="fetch it with the publisher's own tool, and name its folder",
+            )
     for file in profile.files:
         _check_file(path, file)
     for chart in profile.charts:
@@ -114,13 +124,41 @@ def read_profile(path: Path) -> tuple[Profile, bytes]:
 
 
 def _check_plain(path: Path, what: str, value: str, form: re.Pattern[str]) -> None:
+    if len(value) > _MAX_NAME:
+        raise UsageError(f"{path}: {what} {value[:40]!r}... has {len(value)} characters", hint=f"use at most {_MAX_NAME}")
     if not form.fullmatch(value):
         raise UsageError(
             f"{path}: {what} {value[:80]!r} is not plain", hint="use letters, digits, dots and hyphens, such as tiny-llama or 1.0.2"
         )
 
 
+def _check_license(path: Path, what: str, expression: str) -> None:
+    """Check the shape of an SPDX licence expression (SPDX specification, annex "SPDX license expressions"), not its names."""
+    words = re.findall(r"[()]|[^\s()]+", expression)
+    depth, wants_name = 0, True
+    for word in words:
+        if word == "(" and wants_name:
+            depth += 1
+        elif word == ")" and not wants_name and depth:
+            depth -= 1
+        elif word in {"AND", "OR", "WITH"} and not wants_name:
+            wants_name = True
+        elif wants_name and _LICENSE_NAME.fullmatch(word) and word not in {"AND", "OR", "WITH"}:
+            wants_name = False
+        else:
+            break
+    else:
+        if not wants_name and depth == 0:
+            return
+    raise UsageError(
+        f"{path}: {what}: license {expression[:80]!r} is not an SPDX expression",
+        hint="write one such as Apache-2.0, MIT OR Apache-2.0, or LicenseRef-llama3",
+    )
+
+
 def _check_file(path: Path, file: FileWanted) -> None:
+    if file.license:
+        _check_license(path, f"file {file.name}", file.license)
     _check_plain(path, "name", file.name, _NAME)
     _check_plain(path, f"version of file {file.name}", file.version, _VERSION)
     parts = urlsplit(file.url)

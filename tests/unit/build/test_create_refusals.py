@@ -68,6 +68,20 @@ def test_a_strangers_keys_are_refused_before_anything_is_fetched(locked: Bench) 
     nothing_was_done(locked)
 
 
+def test_a_profile_that_changed_since_it_was_locked_is_named(locked: Bench) -> None:
+    assert locked.create("one.bundle").notes == ()
+    profile = locked.folder / "core.toml"
+    profile.write_text(profile.read_text() + "# a thought\n")
+    assert f"{profile} changed since it was locked" in locked.create("two.bundle").notes[0]
+
+
+@pytest.mark.parametrize("gone", ["chart", "tiny"])
+def test_a_folder_of_the_profile_that_is_not_there_is_a_usage_error(locked: Bench, gone: str) -> None:
+    (locked.folder / gone).rename(locked.folder / "elsewhere")
+    with unchanged(locked.folder / "core.lock.json"), pytest.raises(UsageError, match=f"{gone} is no folder"):
+        locked.lock()
+
+
 def test_a_key_that_signs_nothing_is_named(locked: Bench) -> None:
     created = locked.create(signers=(*person("anna"), *person("bob")))
     assert len(created.notes) == len(person("bob"))

@@ -25,6 +25,8 @@ from tests.unit.build.conftest import WORLD
 ROOT = Path(__file__).resolve().parents[3]
 HEAD = 'format = "profile/1"\nname = "core"\nversion = "1"\nplatform = "debian-12-amd64"\nkubernetes = "1.36.4"\n'
 
+MODEL = HEAD + '[[models]]\nname = "m"\nversion = "1"\npath = "PATH"\nlicense = "MIT"\n'
+
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bundles").glob("*.toml")), ids=lambda path: path.name)
 def test_the_projects_own_profiles_are_valid(path: Path) -> None:
@@ -57,6 +59,13 @@ def test_the_lock_lies_beside_the_profile() -> None:
         (HEAD + '[[files]]\nname = "f"\nversion = "1"\nurl = "https://a.test/f?token=x"\n', UsageError, "or a query"),
         (HEAD + '[[files]]\nname = "f"\nversion = "1"\nurl = "https://a.test/f"\nsha256 = "AB"\n', UsageError, "sha256 is not 64"),
         (HEAD + '[[charts]]\nname = "c"\npath = "oci://a.test/c"\nnamespace = "n"\n', UsageError, "a chart from oci is not done"),
+        (HEAD, UsageError, "names nothing to carry"),
+        (HEAD.replace('"core"', f'"{"n" * 250}"'), UsageError, "has 250 characters"),
+        (MODEL.replace("PATH", "hf://meta/llama"), UsageError, "a model from hf is not done by this version"),
+        (MODEL.replace("MIT", "do what you want"), UsageError, "not an SPDX expression"),
+        (MODEL.replace("MIT", "MIT OR"), UsageError, "not an SPDX expression"),
+        (MODEL.replace("MIT", "(MIT"), UsageError, "not an SPDX expression"),
+        (MODEL.replace("MIT", ""), UsageError, "not an SPDX expression"),
         (HEAD + '[packages]\nsuite = "trixie"\nnames = ["a"]\n', UsageError, "do not fit platform"),
     ],
 )
@@ -67,6 +76,15 @@ def test_a_profile_that_is_not_right_is_refused_by_name(tmp_path: Path, text: st
         read_profile(path)
     assert said in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "license_", ["MIT", "(MIT OR Apache-2.0) AND GPL-2.0+", "GPL-2.0-only WITH Classpath-exception-2.0", "LicenseRef-x"]
+)
+def test_a_licence_is_an_spdx_expression(tmp_path: Path, license_: str) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(MODEL.replace("MIT", license_))
+    assert read_profile(path)[0].models[0].license == license_
 
 
 @settings(deadline=None)
