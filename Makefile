@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export APPLIANCE_CACHE := $(CACHE)
 
 
-.PHONY: help setup packages venv python check fix test test-sealed lab-world lab-packages lab-up lab-down lab-shell lab drills bench demo clean
+.PHONY: help setup packages venv python check fix test test-sealed lab-world lab-packages lab-up lab-down lab-shell lab lab-timed drills bench demo clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,9 @@ lab-shell: venv ## a shell on the depot of the demo
 
 lab: venv lab-packages ## the tests that need root, machines and a cluster
 	@$(PY) -m pytest -q tests/lab_suite
+
+lab-timed: venv lab-packages ## the first and second installation against their limits, on a machine that does nothing else
+	@APPLIANCE_TIMED=1 $(PY) -m pytest -q -s tests/lab_suite/test_install_cluster.py -k "in_time or second_installation"
 
 drills: venv lab-packages ## kill, flip, fill and skew, at length
 	@$(PY) -m pytest -q -m "slow or not slow" tests/drills && $(PY) -m pytest -q -n 2 -m slow
