@@ -34,6 +34,11 @@ def typed_commands(medium: str = "/media/STICK") -> tuple[str, str]:
     )
 
 
+def init_command(medium: str = "/media/STICK") -> str:
+    """Return the line that begins a site from the medium."""
+    return f"python3 {medium}/{INSTALLER_NAME} site init /etc/appliance/site.toml"
+
+
 def render_sheet(
     *,
     release: Release,
@@ -76,7 +81,10 @@ def render_sheet(
             "",
             "   It must say: Good signature.",
             "",
-            f"3. python3 {INSTALLER_NAME} site init shows the root of the line. Compare:",
+            "3. With the site file in its place, TYPE this line. It shows the root of the",
+            "   line; compare it with these digits before you answer:",
+            "",
+            f"    {init_command()}",
             "",
         ]
     else:

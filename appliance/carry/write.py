@@ -100,7 +100,7 @@ def _write_set(listing: Listing, plan: MediaPlan, target: Path, workers: int, wr
     copied = 0
     for part in parts:
         if part in whole:
-            part.journal.unlink(missing_ok=True)
+            _remove(part.journal)
             progress.advance(part.length)
         else:
             copied += _write_part(part, listing, plan, workers, progress)
@@ -116,7 +116,8 @@ def _write_set(listing: Listing, plan: MediaPlan, target: Path, workers: int, wr
         set_digest=plan.tables[0].set,
         written_by=written_by,
     )
-    disk.write_atomic(sheet, text.encode())
+    if not _has_bytes(sheet, text.encode()):
+        disk.write_atomic(sheet, text.encode())
     progress.finish()
     return WrittenSet(
         tables=plan.tables,
@@ -125,6 +126,17 @@ def _write_set(listing: Listing, plan: MediaPlan, target: Path, workers: int, wr
         installer=installer,
         bytes_copied=copied,
     )
+
+
+def _remove(path: Path) -> None:
+    """Remove a leftover; a finished medium that cannot be written has none."""
+    if os.path.lexists(path):
+        with disk.at(path):
+            path.unlink()
+
+
+def _has_bytes(path: Path, data: bytes) -> bool:
+    return path.is_file() and disk.read_small(path, limit=max(len(data), path.lstat().st_size)) == data
 
 
 def _is_whole(part: _Part) -> bool:
@@ -266,10 +278,10 @@ def _place_installer(listing: Listing, target: Path) -> Path | None:
             return path
         raise UsageError(f"{path} is there and is not this bundle's installer", hint="move it away, or write to another folder")
     partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
+    _remove(partial)
     found = hashing.hash_file(source, copy_to=partial, mode=0o755)
     if found.digest != blob.digest:
-        partial.unlink()
+        _remove(partial)
         raise VerificationError(f"changed since create: {source} is {found.digest}", hint=_CREATE_AGAIN)
     with disk.at(path):
         descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,11 +16,12 @@ from appliance.bundle.media import TRAILER_BYTES, ChunkEntry, MetadataEntry, enc
 from appliance.carry.layout import PRESETS, parse_part_size, plan_parts
 from appliance.carry.listing import read_listing
 from appliance.carry.parts import read_part, read_part_metadata
-from appliance.carry.sheet import typed_commands
+from appliance.carry.sheet import init_command, typed_commands
 from appliance.carry.write import write_media
 from appliance.digests import CHUNK_BYTES, Digest, digest_of
 from appliance.errors import FormatError, HostError, UsageError, VerificationError
 from tests.support.carried import INSTALLER, ONE, THREE, World
+from tests.support.faults import can_mount, small_disk
 from tests.support.observe import unchanged
 from tests.support.simulator import Line
 
@@ -63,12 +66,22 @@ def test_finished_parts_are_not_written_again(world: World) -> None:
 def test_the_sheet_says_what_to_type_and_every_digit_to_compare(world: World) -> None:
     sheet = world.write().sheet.read_text()
     assert typed_commands()[0] in sheet
+    assert f"\n    {init_command()}\n" in sheet
     assert typed_commands()[1].split()[0] in sheet
     digits = digest_of(INSTALLER).removeprefix("sha256:")
     assert digits in sheet.replace(" ", "").replace("\n", "")
     assert digest_of(world.line.pin).removeprefix("sha256:") in sheet.replace(" ", "").replace("\n", "")
     assert "ann" in sheet
     assert all(path.name in sheet for path in world.parts())
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs root to mount a small disk")
+def test_a_finished_medium_that_cannot_be_written_is_left_as_it_is(world: World) -> None:
+    with small_disk(world.root / "media", 8 * 1024 * 1024, kind="tmpfs") as place:
+        written = world.write()
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        again = world.write()
+    assert (again.bytes_copied, again.parts) == (0, written.parts)
 
 
 def test_the_sheet_shows_the_first_root_also_after_keys_were_replaced(world: World) -> None:
