@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from appliance.carry.parts import scan
 from appliance.carry.staging import Staging
@@ -37,6 +40,25 @@ class MediaStatus:
     bad: tuple[str, ...]
 
 
+class _Import(msgspec.Struct, frozen=True):
+    release: str
+    set: str
+
+
+def _read_before(store: Store, name: Digest, count: int) -> set[int]:
+    """The parts read in earlier visits: all of them once the release is there, by the log of imports."""
+    try:
+        lines = store.imports_log.read_bytes().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        with suppress(msgspec.MsgspecError):
+            each = msgspec.json.decode(line, type=_Import)
+            if each.set == name and (store.releases_folder / each.release.removeprefix("sha256:")).is_dir():
+                return set(range(1, count + 1))
+    return Staging(store).parts_read(name)
+
+
 def media_status(folders: Sequence[Path], store: Store | None = None) -> MediaStatus:
     """Return what is in `folders`; with `store`, parts that were read in earlier visits do not count as missing.
 
@@ -49,7 +71,7 @@ def media_status(folders: Sequence[Path], store: Store | None = None) -> MediaSt
     for name, parts in sorted(found.sets().items()):
         table = parts[0].table
         here = {part.table.index: part.path for part in parts}
-        read = Staging(store).parts_read(name) if store is not None else set()
+        read = _read_before(store, name, table.count) if store is not None else set()
         sets.append(
             SetStatus(
                 set_name=name,

@@ -104,6 +104,7 @@ def show_read(result: ReadResult, output: Output) -> None:
     state = "complete" if result.complete else f"parts still missing: {numbers(result.missing_parts)} of {result.count}"
     if result.complete and not result.new:
         state = "complete, was imported before"
+        say("nothing was copied: the store has these blobs by name and size; appliance store verify reads their bytes again")
     rows = [(result.bundle.release.name, result.bundle.release.version, state, size_text(result.bytes_written))]
     emit(output, document, columns=("release", "version", "state", "written"), rows=rows)
 

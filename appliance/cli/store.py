@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import typer
 
 from appliance.adapters.parallel import default_workers
 from appliance.cli.options import STATE_DEFAULT, Output, OutputOption, StateOption, WorkersOption
 from appliance.cli.render import emit, observer, say, size_text
+from appliance.errors import HostError
 from appliance.store import CURRENT, DamagedRelease, Store, StoredRelease
 from appliance.store.checking import StoreReport, verify_store
 from appliance.verify.blobs import refuse
@@ -22,11 +25,23 @@ _DIGITS = 12
 @app.command("list")
 def list_command(state: StateOption = STATE_DEFAULT, output: OutputOption = Output.TABLE) -> None:
     """List the releases in the store, the newest first."""
-    store = Store(state)
+    store = _existing(state)
     current = store.releases_folder / CURRENT
     name = current.readlink().name if current.is_symlink() else ""
     whole, damaged = store.survey()
     show_releases(whole, name, output, damaged=damaged)
+
+
+def _existing(state: Path) -> Store:
+    """Return the store in `state`.
+
+    Raises:
+        HostError: there is none.
+    """
+    store = Store(state)
+    if not any(os.path.lexists(path) for path in (store.blobs, store.releases_folder, store.trust_folder)):
+        raise HostError(f"{state}: no store there", hint="check --state, or begin a site: appliance site init SITE.toml")
+    return store
 
 
 def show_releases(releases: tuple[StoredRelease, ...], current: str, output: Output, *, damaged: tuple[DamagedRelease, ...] = ()) -> None:
@@ -68,9 +83,13 @@ def show_releases(releases: tuple[StoredRelease, ...], current: str, output: Out
 @app.command("verify")
 def verify_command(state: StateOption = STATE_DEFAULT, workers: WorkersOption = None, output: OutputOption = Output.TABLE) -> None:
     """Read every byte of the store again and compare it with what was signed."""
-    report = verify_store(Store(state), workers=workers or default_workers(), progress=observer())
+    report = verify_store(_existing(state), workers=workers or default_workers(), progress=observer())
     show_report(report, output)
-    refuse(report.findings, what=f"store {state}", hint="read the media of the release again; remove the files that are named first")
+    refuse(
+        report.findings,
+        what=f"store {state}",
+        hint="remove the files that are named, then read the media of the release again: appliance media read DIR...",
+    )
 
 
 def show_report(report: StoreReport, output: Output) -> None:

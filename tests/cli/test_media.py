@@ -149,6 +149,33 @@ def test_store_verify_names_the_damage_and_ends_with_3(world: World) -> None:
     assert f"{path}: damaged at byte 4096" in done.stderr
 
 
-def test_an_empty_store_lists_nothing(tmp_path: Path) -> None:
-    done = run("store", "list", "--state", tmp_path, "-o", "json")
-    assert (done.exit_code, json.loads(done.stdout)) == (0, {"releases": []})
+def test_a_site_that_has_read_nothing_lists_nothing(world: World) -> None:
+    done = run("store", "list", "--state", world.state, "-o", "json")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"releases": [], "damaged": []})
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_a_folder_without_a_store_is_refused(tmp_path: Path, command: str) -> None:
+    done = run("store", command, "--state", tmp_path / "typo")
+    assert (done.exit_code, "no store there" in done.stderr) == (5, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_after_a_complete_read_says_that_every_part_was_read(world: World) -> None:
+    folder = media(world)
+    assert run("media", "read", folder, "--state", world.state).exit_code == 0
+    (each,) = json.loads(run("media", "status", folder, "--state", world.state, "-o", "json").stdout)["sets"]
+    assert each["read_before"] == list(range(1, each["count"] + 1))
+    assert each["count"] > 1
+
+
+def test_reading_into_a_mistyped_state_makes_nothing(world: World) -> None:
+    done = run("media", "read", media(world), "--state", world.root / "typo")
+    assert (done.exit_code, "no publication is pinned" in done.stderr) == (5, True)
+    assert not (world.root / "typo").exists()
+
+
+def test_reading_again_says_that_no_byte_was_read_again(world: World) -> None:
+    folder = media(world)
+    run("media", "read", folder, "--state", world.state)
+    assert "appliance store verify reads their bytes again" in run("media", "read", folder, "--state", world.state).stderr
