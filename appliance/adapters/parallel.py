@@ -19,6 +19,10 @@ AHEAD = 4
 """How many items beyond the running ones are prepared."""
 
 
+MAX_WORKERS = 64
+"""Beyond this many threads nothing gets faster, and a mistyped number must not exhaust the machine."""
+
+
 def default_workers() -> int:
     """Return one worker per core this process may use."""
     return max(1, len(os.sched_getaffinity(0)))
@@ -31,8 +35,9 @@ def for_each(
 
     After the first exception no further item is begun; when the running ones have ended, it is raised. The same holds
     for Ctrl-C. Items are taken in order, so put the largest first. `prepare` is called on each item a few jobs before
-    its turn: to have the disk fetch what will be needed.
+    its turn: to have the disk fetch what will be needed. More than `MAX_WORKERS` threads are never started.
     """
+    workers = min(workers, MAX_WORKERS)
     jobs = iter(enumerate(_prepared(items, prepare, AHEAD + workers) if prepare else items))
     lock = threading.Lock()
     stop = threading.Event()

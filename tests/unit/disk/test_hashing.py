@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.adapters import hashing
-from appliance.adapters.parallel import for_each
+from appliance.adapters.parallel import MAX_WORKERS, for_each
 from appliance.errors import HostError
 from tests.support.carried import CHUNK, small_chunks
 from tests.support.faults import failing
@@ -112,3 +112,9 @@ def test_the_first_error_stops_the_jobs_that_have_not_begun() -> None:
     assert len(begun) < 20
     assert for_each(range(100), lambda number: number * 2, workers=3) == list(range(0, 200, 2))
     assert for_each([], lambda number: number, workers=3) == []
+
+
+def test_an_absurd_number_of_workers_starts_few_threads() -> None:
+    seen: set[int] = set()
+    for_each(range(1000), lambda _: seen.add(threading.active_count()), workers=100_000)
+    assert max(seen) <= MAX_WORKERS + 8
