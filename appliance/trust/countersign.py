@@ -142,6 +142,27 @@ def signature_states(files: Mapping[str, bytes], *, pinned_root: bytes) -> tuple
     return tuple(each.state for each in _walk(files, pinned_root))
 
 
+def check_signed(files: Mapping[str, bytes], *, what: str) -> None:
+    """Check that every file of a bundle has the signatures it needs, by the first root that lies in the bundle itself.
+
+    That says whether the bundle is finished, not whether to trust it: for that a root is pinned. `what` names the bundle.
+
+    Raises:
+        VerificationError: a role lacks signatures, or one is wrong.
+        FormatError: a file is malformed.
+    """
+    first = files.get("1.root.json")
+    if first is None:
+        raise VerificationError(f"{what}: metadata/1.root.json is missing", hint="create the bundle again")
+    states = signature_states(files, pinned_root=first)
+    if lacking := {state.role: state.lacking for state in states if state.lacking}:
+        named = ", ".join(f"{role} ({count})" for role, count in lacking.items())
+        raise VerificationError(
+            f"{what}: signatures are still lacking: {named}; no site would accept it",
+            hint=f"have the holders of the missing keys run: appliance keys sign {what} --publication DIR --keys DIR",
+        )
+
+
 def countersign(
     files: Mapping[str, bytes], *, pinned_root: bytes, signers: Sequence[Signer], roles: Sequence[str] = ()
 ) -> tuple[dict[str, bytes], tuple[RoleState, ...]]:

@@ -11,7 +11,7 @@ from appliance.bundle.contents import ContentClass, Contents
 from appliance.bundle.layout import BuiltArtifact, ModelLayer, build_model
 from appliance.bundle.weights import WeightsFile, build_statement
 from appliance.errors import ApplianceError, FormatError, UsageError, VerificationError
-from appliance.trust.countersign import countersign, signature_states
+from appliance.trust.countersign import check_signed, countersign, signature_states
 from appliance.trust.envelope import seal
 from appliance.trust.publication import delegate, new_publication
 from appliance.trust.summary import describe
@@ -50,6 +50,18 @@ def test_a_class_given_away_needs_the_other_person() -> None:
     assert states[1].says == "weights manifest of tiny 1"
     bundle = line.verify({**files, **changed})
     assert next(iter(bundle.weights.values())).name == "tiny"
+
+
+def test_a_bundle_that_lacks_signatures_is_not_finished() -> None:
+    line = delegated()
+    files = with_model(line)
+    with pytest.raises(VerificationError, match=r"one: signatures are still lacking: models \(2\)") as caught:
+        check_signed(files, what="one")
+    assert "appliance keys sign one --publication DIR" in str(caught.value.hint)
+    changed, _ = countersign(files, pinned_root=line.pin, signers=person("bob"))
+    check_signed({**files, **changed}, what="one")
+    with pytest.raises(VerificationError, match=r"1\.root\.json is missing"):
+        check_signed({name: data for name, data in files.items() if name != "1.root.json"}, what="one")
 
 
 def test_the_publications_own_keys_no_longer_sign_the_class() -> None:
