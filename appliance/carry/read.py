@@ -23,7 +23,7 @@ from appliance.carry.activate import activate
 from appliance.carry.layout import chunks_of
 from appliance.carry.parts import PartFile, Scan, opened, read_part_metadata, scan
 from appliance.carry.staging import Staging
-from appliance.digests import CHUNK_BYTES, Digest
+from appliance.digests import Digest, chunk_size
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.progress import SILENT, Progress
 from appliance.store import Store, line_named_in
@@ -81,9 +81,9 @@ def read_media(
         HostError: nothing is pinned, the clock is behind, no space, a medium cannot be read.
     """
     found = scan(folders)
-    parts = _one_set(found)
+    files, parts, bad = _metadata(_one_set(found), found)
+    store.trust_of(line_named_in(files))
     with store.lock():
-        files, parts, bad = _metadata(parts, found)
         trust = load_trust(store.trust_of(line_named_in(files)))
         bundle = verify_metadata(files, pinned_root=trust.pin, seen=trust.seen, now=clock)
         for release in store.survey()[0]:
@@ -259,9 +259,10 @@ def _conclude(visit: _Visit, whole: set[int], *, who: str, clock: datetime) -> R
         else:
             problems.append(error)
     read = visit.staging.parts_read(table.set) | whole
-    if problems:
+    if problems and missing:
         visit.staging.note_parts(table.set, read)
         raise _refusal(visit, problems, len(missing))
+    visit.notes += [f"{error.message}; nothing of the release was missing without it: remove this file" for error in problems]
     if missing and len(read) == table.count:
         visit.staging.forget_set(table.set)
         read = set(whole)
@@ -297,12 +298,19 @@ def _is_here(visit: _Visit, digest: Digest) -> bool:
     return all(visit.store.has(blob) or visit.staging.has_chunk(blob, index) for blob, index in visit.targets[digest])
 
 
+def _is_staged(visit: _Visit, blob: Blob) -> bool:
+    return visit.staging.has_chunk(blob, 0) and not visit.store.has(blob)
+
+
 def _refusal(visit: _Visit, problems: Sequence[ApplianceError], missing: int) -> ApplianceError:
     """Return one error for all problems: the gravest class, every part and offset, and what was kept."""
     gravest = min(problems, key=lambda error: error.exit_code)
-    kept = sum(CHUNK_BYTES * len(staged.done) for staged in visit.staging.large.values() if not visit.store.has(staged.blob))
+    staged = [each for each in visit.staging.large.values() if not visit.store.has(each.blob)]
+    kept = sum(chunk_size(each.blob.size, index) for each in staged for index in each.done)
+    kept += sum(blob.size for blob in visit.bundle.blobs.values() if not blob.chunks and _is_staged(visit, blob))
     lines = [gravest.message, *(error.message for error in problems if error is not gravest)][:_SHOWN]
     more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    tail = f"\n  no release was made; {missing} blobs are missing; good chunks are kept ({visit.written + kept} bytes of this run)"
+    amounts = f"{kept} bytes in staging, {visit.written} bytes in the store"
+    tail = f"\n  no release was made; {missing} blobs are missing; good chunks are kept ({amounts})"
     kind = type(gravest)
     return kind("\n  ".join(lines) + more + tail, hint=gravest.hint)

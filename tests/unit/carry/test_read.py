@@ -21,7 +21,7 @@ from appliance.carry.parts import read_part
 from appliance.digests import Digest, digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.verify import load_trust
-from tests.support.carried import CHUNK, ONE, THREE, World
+from tests.support.carried import CHUNK, INSTALLER, ONE, THREE, World
 from tests.support.faults import duplicate, flip_byte, flipped, replace_by_symlink, truncate
 from tests.support.observe import unchanged
 from tests.support.simulator import Line, write_bundle
@@ -227,6 +227,26 @@ def test_a_malformed_part_beside_good_ones_is_refused_and_the_good_ones_count(wo
     assert "good chunks are kept" in error.message
     world.carry("mended", *world.parts()[:2])
     assert world.read("mended").missing_parts == (3,)
+
+
+def test_junk_beside_a_complete_set_is_a_note_and_the_release_is_made(world: World) -> None:
+    world.write(room=THREE)
+    (world.root / "media" / "junk.part").write_bytes(b"junk")
+    result = world.read()
+    assert result.complete
+    assert result.new
+    assert [note for note in result.notes if "junk.part" in note and "remove this file" in note]
+    assert world.holds_all()
+
+
+def test_a_refusal_counts_the_bytes_it_kept(world: World) -> None:
+    world.write(room=ONE)
+    part = world.parts()[0]
+    gone = next(digest for digest, data in world.blobs.items() if data == INSTALLER)
+    flip_byte(part, next(entry.offset for entry in read_part(part).table.chunks if entry.digest == gone))
+    error = refused(world, VerificationError, "damaged")
+    kept = sum(len(data) for digest, data in world.blobs.items() if digest != gone)
+    assert f"(0 bytes in staging, {kept} bytes in the store)" in error.message
 
 
 def test_a_symbolic_link_is_no_part(world: World) -> None:
