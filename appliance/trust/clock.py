@@ -43,6 +43,7 @@ def trusted_now(clock: datetime, *, floor: datetime | None) -> datetime:
     if floor is not None and clock < floor:
         raise HostError(
             f"this machine's clock says {format_instant(clock)}, but {format_instant(floor)} has already passed by a signed statement",
-            hint="set this machine's clock (timedatectl set-time), then run the same command again",
+            hint="set this machine's clock (timedatectl set-time), then run the same command again; "
+            "if it is right, the publisher's clock was wrong: ask them",
         )
     return clock
