@@ -25,6 +25,7 @@ from appliance.carry.sheet import INSTALLER_NAME, render_sheet
 from appliance.digests import CHUNK_BYTES
 from appliance.errors import UsageError, VerificationError
 from appliance.progress import SILENT, Progress
+from appliance.trust.countersign import check_signed
 
 SHEET_SUFFIX = ".sheet.txt"
 _CREATE_AGAIN = "create the bundle again from its lock, then run this command again"
@@ -79,10 +80,11 @@ def write_media(bundle: Path, target: Path, *, part_size: int, workers: int, wri
 
     Raises:
         UsageError: `part_size` is too small, or `target` holds other files under these names.
-        VerificationError: a file of the bundle is not what its contents list ("changed since create").
+        VerificationError: signatures are still lacking, or a file is not what contents list ("changed since create").
         HostError: no space (checked before the first byte), an unreadable bundle, a medium that fails.
     """
     listing = read_listing(bundle)
+    check_signed(listing.metadata, what=str(bundle))
     plan = plan_parts(listing.release, listing.blobs, listing.metadata, part_size=part_size)
     check_sizes(listing)
     disk.make_directory(target)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.adapters.disk import locked_folder
-from appliance.bundle.contents import Blob
+from appliance.bundle.contents import Blob, ContentClass
 from appliance.bundle.media import TRAILER_BYTES, ChunkEntry, MetadataEntry, encode_head, part_length
 from appliance.carry.layout import PRESETS, parse_part_size, plan_parts
 from appliance.carry.listing import read_listing
@@ -20,10 +20,11 @@ from appliance.carry.sheet import init_command, typed_commands
 from appliance.carry.write import write_media
 from appliance.digests import CHUNK_BYTES, Digest, digest_of
 from appliance.errors import FormatError, HostError, UsageError, VerificationError
+from appliance.trust.publication import delegate
 from tests.support.carried import INSTALLER, ONE, THREE, World
 from tests.support.faults import can_mount, small_disk
 from tests.support.observe import unchanged
-from tests.support.simulator import Line
+from tests.support.simulator import Line, person
 
 
 def test_two_writes_of_one_bundle_give_the_same_bytes(world: World) -> None:
@@ -142,6 +143,16 @@ def test_a_medium_that_is_being_written_by_another_run_is_refused(world: World) 
     folder.mkdir()
     with locked_folder(folder), pytest.raises(HostError, match="in use by another process"):
         world.write()
+
+
+def test_a_bundle_that_lacks_signatures_is_not_written(world: World) -> None:
+    keys = [signer.public_key for signer in person("bob")]
+    world.line.publication = delegate(world.line.publication, ContentClass.FILES, keys)
+    world.publish()
+    with pytest.raises(VerificationError, match=r"signatures are still lacking: files \(2\)") as caught:
+        world.write("unsigned")
+    assert "appliance keys sign" in str(caught.value.hint)
+    assert not (world.root / "unsigned").exists()
 
 
 def test_a_folder_that_is_no_bundle_is_refused(world: World) -> None:
