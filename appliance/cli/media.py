@@ -22,7 +22,7 @@ from appliance.cli.render import emit, observer, say, size_text
 from appliance.errors import UsageError
 from appliance.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Write a bundle to sticks or discs, read it back from them.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Write a bundle to sticks or discs, read it back from them.")
 FoldersArgument = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that hold parts, in any order.")]
 
 

@@ -19,7 +19,7 @@ from appliance.place.listing import ListedModel, list_models
 from appliance.place.places import PINNED_ROOT, NodePlaces
 from appliance.place.placing import PlacedModel, PlaceReport, PlaceRequest, place_models
 
-app = typer.Typer(no_args_is_help=True, help="What a node does for itself: place and list weights.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="What a node does for itself: place and list weights.")
 _DIGITS = 12
 
 

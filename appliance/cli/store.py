@@ -18,7 +18,7 @@ from appliance.store import CURRENT, DamagedRelease, Store, StoredRelease
 from appliance.store.checking import StoreReport, verify_store
 from appliance.verify.blobs import refuse
 
-app = typer.Typer(no_args_is_help=True, help="List and verify what this site holds.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="List and verify what this site holds.")
 _DIGITS = 12
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from appliance.adapters.publication import load_publication, load_signers
 from appliance.bundle.contents import ContentClass
 from appliance.bundle.documents import encode
-from appliance.cli import app
+from appliance.cli import GROUPS, app
 from appliance.cli.keys import read_passphrase
 from appliance.errors import HostError, UsageError, VerificationError
 from appliance.trust.client import verify_metadata
@@ -170,6 +170,6 @@ def test_a_damaged_publication_is_restored_from_its_backup(tmp_path: Path, passp
     assert "backup" in done.output
 
 
-@pytest.mark.parametrize("group", ["keys", "bundle"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_no_group_offers_completion(group: str) -> None:
     assert "completion" not in run(group, "--help").output
