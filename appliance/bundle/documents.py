@@ -58,6 +58,17 @@ def encode(document: Record) -> bytes:
     return msgspec.json.encode(document, order="sorted")
 
 
+def reason_of(error: BaseException) -> str:
+    """Return why bytes are not the JSON asked for, in words about the bytes and not about the interpreter that read them."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    if isinstance(error, ValueError) and "int_max_str_digits" in str(error):
+        return "a number of too many digits"
+    return str(error)
+
+
 class _Head(msgspec.Struct, frozen=True):
     format: str
 
@@ -73,7 +84,7 @@ def check_format(data: bytes, expected: str, *, what: str) -> None:
     try:
         found = msgspec.json.decode(data, type=_Head).format
     except JSON_ERRORS as error:
-        raise FormatError(f"{what}: not a document: {error}", hint="fetch or carry it again") from error
+        raise FormatError(f"{what}: not a document: {reason_of(error)}", hint="fetch or carry it again") from error
     if found == expected:
         return
     name, _, _ = expected.partition("/")
@@ -95,7 +106,7 @@ def decode(data: bytes, kind: type[DocumentT], *, what: str) -> DocumentT:
     try:
         document = msgspec.json.decode(data, type=kind)
     except JSON_ERRORS as error:
-        raise FormatError(f"{what}: {error}", hint="fetch or carry it again") from error
+        raise FormatError(f"{what}: {reason_of(error)}", hint="fetch or carry it again") from error
     if encode(document) != data:
         raise FormatError(f"{what}: not in canonical form (RFC 8785)", hint="fetch or carry it again")
     return document

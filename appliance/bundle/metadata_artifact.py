@@ -16,7 +16,7 @@ import msgspec
 
 from appliance.bundle import formats
 from appliance.bundle.contents import check_relative
-from appliance.bundle.documents import JSON_ERRORS, MAX_DOCUMENT_BYTES, Sha256, Size
+from appliance.bundle.documents import JSON_ERRORS, MAX_DOCUMENT_BYTES, Sha256, Size, reason_of
 from appliance.bundle.layout import describe, manifest_bytes
 from appliance.digests import Digest, digest_of
 from appliance.errors import FormatError
@@ -81,7 +81,7 @@ def parse_metadata_manifest(data: bytes, *, max_files: int, max_bytes: int) -> t
     try:
         manifest = msgspec.json.decode(data, type=_Manifest)
     except JSON_ERRORS as error:
-        raise FormatError(f"{what}: {error}", hint=again) from error
+        raise FormatError(f"{what}: {reason_of(error)}", hint=again) from error
     if manifest.artifact_type != formats.METADATA_ARTIFACT:
         raise FormatError(f"{what}: artifact type {manifest.artifact_type[:80]!r} is not metadata", hint=again)
     found: dict[str, MetadataFile] = {}

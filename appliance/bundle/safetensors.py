@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
+from appliance.bundle.documents import reason_of
 from appliance.errors import FormatError
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -101,7 +102,7 @@ def parse_strict_json(data: bytes, *, what: str) -> object:
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what}: not strict JSON: {error}", hint=_HINT) from error
+        raise FormatError(f"{what}: not strict JSON: {reason_of(error)}", hint=_HINT) from error
 
 
 def _parse_json(data: bytes, *, what: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import msgspec
 
 from appliance.bundle import formats
 from appliance.bundle.contents import Artifact, Blob, check_relative
-from appliance.bundle.documents import JSON_ERRORS, MAX_DOCUMENT_BYTES, Record, Sha256, Size, encode
+from appliance.bundle.documents import JSON_ERRORS, MAX_DOCUMENT_BYTES, Record, Sha256, Size, encode, reason_of
 from appliance.digests import Digest, chunk_count, hex_of
 from appliance.errors import FormatError, VerificationError
 
@@ -90,7 +90,7 @@ def parse_statement(data: bytes, *, what: str) -> Weights:
     try:
         statement = msgspec.json.decode(data, type=_Statement)
     except JSON_ERRORS as error:
-        raise FormatError(f"{what}: not a weights manifest: {error}", hint=_AGAIN) from error
+        raise FormatError(f"{what}: not a weights manifest: {reason_of(error)}", hint=_AGAIN) from error
     if encode(statement) != data:
         raise FormatError(f"{what}: not in canonical form (RFC 8785)", hint=_AGAIN)
     if statement.type_ != formats.STATEMENT or statement.predicate_type != formats.PREDICATE_WEIGHTS:

@@ -30,6 +30,7 @@ import msgspec
 from appliance.adapters import disk
 from appliance.adapters.ownership import require_own
 from appliance.bundle.contents import Blob
+from appliance.bundle.documents import reason_of
 from appliance.digests import Digest, hex_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.trust.client import VerifiedBundle, verify_metadata
@@ -213,7 +214,7 @@ def _issued(files: Mapping[str, bytes]) -> datetime:
     try:
         text = msgspec.json.decode(files.get("timestamp.json", b""), type=_Timestamp).signed.issued
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise FormatError(f"timestamp.json: {error}") from error
+        raise FormatError(f"timestamp.json: {reason_of(error)}") from error
     return parse_instant(text, what="timestamp.json")
 
 

@@ -16,7 +16,7 @@ import msgspec
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signature
 
-from appliance.bundle.documents import JSON_ERRORS, MAX_DOCUMENT_BYTES, Record, encode
+from appliance.bundle.documents import JSON_ERRORS, MAX_DOCUMENT_BYTES, Record, encode, reason_of
 from appliance.errors import FormatError, VerificationError
 from appliance.trust.keys import Signer
 
@@ -102,7 +102,7 @@ def _read_own(envelope: bytes, *, what: str) -> _OwnEnvelope:
     try:
         found = msgspec.json.decode(envelope, type=_OwnEnvelope)
     except JSON_ERRORS as error:
-        raise FormatError(f"{what}: not a DSSE envelope: {error}", hint=_AGAIN) from error
+        raise FormatError(f"{what}: not a DSSE envelope: {reason_of(error)}", hint=_AGAIN) from error
     canonical = [
         base64.b64encode(_decode64(text, what=what)).decode() for text in (found.payload, *(each.sig for each in found.signatures))
     ]
@@ -143,7 +143,7 @@ def open_envelope(envelope: bytes, *, payload_type: str, keys: Mapping[str, Key]
     try:
         found = msgspec.json.decode(envelope, type=_Envelope)
     except JSON_ERRORS as error:
-        raise FormatError(f"{what}: not a DSSE envelope: {error}", hint=_AGAIN) from error
+        raise FormatError(f"{what}: not a DSSE envelope: {reason_of(error)}", hint=_AGAIN) from error
     if not found.payload_type or found.payload_type != payload_type:
         raise VerificationError(
             f"{what}: payload type {found.payload_type[:80]!r}, expected {payload_type!r}", hint="check which file was given"

@@ -20,7 +20,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 
-from appliance.bundle.documents import MAX_INTEGER
+from appliance.bundle.documents import MAX_INTEGER, reason_of
 from appliance.errors import FormatError, VerificationError
 from appliance.trust.keys import Family, check_keys, check_threshold, family, family_counts
 
@@ -50,7 +50,7 @@ def read_role(data: bytes, kind: type[SignedT], *, what: str) -> Metadata[Signed
         canonical = metadata.to_bytes()
         metadata.signed_bytes  # noqa: B018 - raises where the signed part has no canonical form, such as for floats
     except (DeserializationError, SerializationError) as error:
-        raise FormatError(f"{what}: not TUF metadata ({error.__cause__ or error})", hint=_AGAIN) from error
+        raise FormatError(f"{what}: not TUF metadata ({reason_of(error.__cause__ or error)})", hint=_AGAIN) from error
     if not isinstance(metadata.signed, kind):
         raise FormatError(f"{what}: it says it is {metadata.signed.type}, expected {kind.type}", hint=_AGAIN)
     if canonical != data or metadata.unrecognized_fields:

@@ -13,6 +13,7 @@ from tuf.api.metadata import Metadata
 
 from appliance.bundle.contents import ContentClass
 from appliance.bundle.documents import encode
+from appliance.bundle.safetensors import parse_strict_json
 from appliance.digests import digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError
 from appliance.trust.client import verify_metadata
@@ -161,6 +162,22 @@ def test_an_unknown_tuf_specification_is_refused() -> None:
 def test_hostile_json_is_refused(data: bytes) -> None:
     line = Line()
     refused(line, {**line.publish(), "timestamp.json": data}, "timestamp.json", kind=FormatError)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"[" * 60_000, "nested too deep"),
+        (b'{"signed":{"_type":"timestamp","version":' + b"9" * 5000 + b"}}", "a number of too many digits"),
+        (b'"\xff"', "not UTF-8 at byte 1"),
+    ],
+    ids=["deep", "huge number", "not utf-8"],
+)
+def test_a_refusal_speaks_of_the_bytes_and_not_of_the_interpreter(data: bytes, reason: str) -> None:
+    line = Line()
+    refused(line, {**line.publish(), "timestamp.json": data}, reason, kind=FormatError)
+    with pytest.raises(FormatError, match=reason):
+        parse_strict_json(data.replace(b"timestamp", b"x"), what="config.json")
 
 
 def respell(line: Line, files: Files, old: bytes, new: bytes) -> None:
