@@ -69,6 +69,7 @@ class BoundaryGroup(TyperGroup):
 
     def invoke(self, ctx: click_core.Context) -> object:
         """Run the command; expected errors become two lines and an exit code, anything else a traceback and 1."""
+        os.umask((os.umask(0o022) | 0o022) & 0o077)  # nobody else writes to what is made, its owner reads it
         try:
             return super().invoke(ctx)
         except ApplianceError as error:

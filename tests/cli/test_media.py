@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -179,3 +180,15 @@ def test_reading_again_says_that_no_byte_was_read_again(world: World) -> None:
     folder = media(world)
     run("media", "read", folder, "--state", world.state)
     assert "appliance store verify reads their bytes again" in run("media", "read", folder, "--state", world.state).stderr
+
+
+@pytest.mark.parametrize("mask", [0, 0o777])
+def test_what_is_made_is_read_by_its_owner_and_written_by_nobody_else(world: World, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        run("media", "read", media(world), "--state", world.state)
+    finally:
+        os.umask(before)
+    made = [path for folder in (world.root / "media", world.state) for path in folder.rglob("*") if not path.is_symlink()]
+    assert world.state / "store.lock" in made
+    assert [path for path in made if path.stat().st_mode & 0o422 != 0o400] == []
