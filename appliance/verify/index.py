@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""`index.json` as the signed contents demand it (docs/bundle-format.md section 6.1). Pure: nothing is read."""
+"""`index.json` as the signed contents demand it (docs/bundle-format.md section 6). Pure: nothing is read."""
 
 from __future__ import annotations
 
