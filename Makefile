@@ -78,6 +78,7 @@ lab-timed: venv lab-packages ## the first and second installation against their 
 
 drills: venv lab-packages ## kill, flip, fill and skew, at length
 	@$(PY) -m pytest -q -m "slow or not slow" tests/drills && $(PY) -m pytest -q -n 2 -m slow
+	@$(PY) -m pytest -q -m "slow or not slow" tests/lab_suite/test_install_cluster.py
 
 bench: venv ## the ratios of docs/benchmarks.md
 	@$(PY) -m benchmarks

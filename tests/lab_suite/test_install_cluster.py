@@ -218,6 +218,7 @@ def test_one_node_is_reset_and_installed_again_while_the_cluster_stands(site: Si
     assert site.lab.exec("cp1", ["systemctl", "show", "--property=InvocationID", "--value", "kubelet"]).stdout == control
 
 
+@pytest.mark.slow  # a campaign: `make drills`
 def test_five_kills_of_an_installation_end_as_if_there_had_been_none(site: Site) -> None:
     whole = {machine: settled(files(site.lab, machine, OWN)) for machine in NODES}
     names = {name.rpartition("-")[0] for name in pods(site.lab)}
