@@ -17,6 +17,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {"create": 1.15, "write": 1.15, "read": 1.15, "verify": 1.10}
 PEAK_BUDGET = 300 * 1024 * 1024
 MIB = 1024 * 1024
+_SETTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +125,11 @@ def create_command(case: Case) -> list[object]:
 
 
 def clean(*folders: Path) -> None:
+    """Remove folders and let the disk finish with that (a journal's commit, discards) before anything is timed."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+    os.sync()
+    time.sleep(_SETTLE_SECONDS)
 
 
 def pin(case: Case) -> None:
