@@ -31,9 +31,9 @@ FIRST_SECONDS, SECOND_SECONDS = 75, 45
 BACK_SECONDS = 180
 KILLS = 5
 OWN = ("/etc", "/usr/local", "/opt")
-"""Where installed files are compared; what is made anew each time is named in `CHANGING`."""
+"""Where installed files are compared; what is made anew each time is named in `CHANGING` (.pyc files hold their source's mtime)."""
 CHANGING = re.compile(
-    r"/etc/kubernetes/|/etc/(passwd|group|shadow|gshadow)-?$|/etc/ld\.so\.cache|/etc/\.pwd\.lock|/etc/appliance/host-keys"
+    r"/etc/kubernetes/|/etc/(passwd|group|shadow|gshadow)-?$|/etc/ld\.so\.cache|/etc/\.pwd\.lock|/etc/appliance/host-keys|/__pycache__/"
 )
 
 
