@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -102,7 +103,7 @@ def read_media(
             problems=[(error, None) for error in bad],
         )
         _check_space(visit, wanted)
-        with disk.syncing(staging.folder):
+        with disk.syncing(staging.folder) if _mostly_small(wanted) else nullcontext():
             whole = _copy_all(visit, wanted)
         _publish(visit, wanted)
         progress.finish()
@@ -153,6 +154,12 @@ def _check_space(visit: _Visit, wanted: Mapping[Digest, Blob]) -> None:
     needed = sum(blob.size for blob in wanted.values()) - visit.staging.staged_bytes(wanted)
     if needed > 0:
         disk.require_space(visit.staging.folder, needed, what="the release")
+
+
+def _mostly_small(wanted: Mapping[Digest, Blob]) -> bool:
+    """Whether most bytes are in blobs of one chunk; large blobs are written out range by range while they are copied."""
+    small = sum(blob.size for blob in wanted.values() if not blob.chunks)
+    return 2 * small > sum(blob.size for blob in wanted.values())
 
 
 def _copy_all(visit: _Visit, wanted: Mapping[Digest, Blob]) -> set[int]:
