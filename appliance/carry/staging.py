@@ -329,13 +329,3 @@ class Staging:
         """Forget the visits of a set whose release is complete."""
         with suppress(OSError):  # a leftover is only a note of what was read
             (self.folder / f"{hex_of(name)}.parts").unlink(missing_ok=True)
-
-
-def _open_anew(temporary: Path) -> int:
-    """Open a file to write it from its start; one that a stopped run left read-only is made anew, for it is not root's to open."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(temporary, flags, 0o600)
-    except PermissionError:
-        temporary.unlink()
-        return os.open(temporary, flags, 0o600)
