@@ -16,6 +16,7 @@ import pytest
 
 from tests.lab import network
 from tests.lab.machines import Lab, LabError, host
+from tests.lab.machines.processes import living
 from tests.lab_suite.traces import traces
 
 NAME = "suite-kill"
@@ -84,7 +85,7 @@ def test_machines_outlive_the_process_that_started_them_and_take_in_another(stat
     assert [m.name for m in more.machines] == ["cp1", "cp2"]
     assert more.leader("cp1") == leader
     Lab.down(NAME)
-    assert not Path(f"/proc/{leader}").exists()
+    assert not living([leader])
     assert traces(NAME, state) == set()
 
 

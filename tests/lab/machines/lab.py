@@ -17,7 +17,7 @@ from tests.lab import network
 from tests.lab.machines import cgroups, disk, host, launcher, logbook, noderoot, places, plan, sealed
 from tests.lab.machines.errors import LabError
 from tests.lab.machines.plan import Machine
-from tests.lab.machines.processes import Done, foreground, kill, marked, pipe, run, wait_until
+from tests.lab.machines.processes import Done, end, foreground, marked, pipe, run
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 
@@ -341,12 +341,6 @@ def _merged(name: str, state: Path, wanted: tuple[Machine, ...], media: tuple[Pa
 
 
 def _end_processes(name: str) -> None:
-    """Kill all that belongs to the lab until twice in a row nothing is found: a process may be on its way from a fork to its mark."""
-
-    def none_left() -> bool:
-        found = cgroups.members(name) | marked(name)
-        kill(found)
-        return not found
-
+    """Kill all that belongs to the lab, twice: a process may be on its way from a fork to its mark."""
     for _ in range(2):
-        wait_until(none_left, seconds=30, what=f"processes of lab {name} to end", hint="a process in state D is waiting for a disk")
+        end(lambda: cgroups.members(name) | marked(name), what=f"lab {name}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.lab import network
 from tests.lab.machines import cgroups, places
 from tests.lab.machines.errors import LabError
-from tests.lab.machines.processes import kill, start_detached, wait_until
+from tests.lab.machines.processes import end, kill, start_detached, wait_until
 
 # Every word up to "--" is a cgroup.procs file that a subshell enters ("0" is the writer itself) before it becomes the command after it.
 # 133 is how nspawn says that the machine wants to start again: that is a start like any other, without the previous one's control groups.
@@ -119,12 +119,7 @@ def power_off(lab: str, machine: str, *, seconds: float = 60) -> bool:
 
 def power_cut(lab: str, machine: str) -> None:
     """SIGKILL to everything of the machine at once, its supervisor included; returns when all of it is gone."""
-
-    def gone() -> bool:
-        kill(cgroups.members(lab, machine))
-        return not cgroups.members(lab, machine)
-
-    wait_until(gone, seconds=30, what=f"processes of {machine} to end", hint="a process in state D is waiting for a disk")
+    end(lambda: cgroups.members(lab, machine), what=machine)
     cgroups.remove(lab, machine)
     for folder in ("propagate", "unix-export"):
         path = RUNTIME / folder / nspawn_name(lab, machine)

@@ -126,6 +126,34 @@ def _ancestors() -> set[int]:
     return chain
 
 
+def living(pids: Iterable[int]) -> set[tuple[int, str]]:
+    """Those of `pids` that run, each with the moment it started. One that waits only for its parent to take notice holds nothing more."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] not in {"Z", "X"}:
+                found.add((pid, fields[19]))
+    return found
+
+
+def end(find: Callable[[], set[int]], *, what: str) -> None:
+    """SIGKILL to every process that `find` gives, until it gives none and all have ended.
+
+    A process that is ending leaves its control groups and its environment before its mounts and namespaces: it can no longer be found,
+    so it is waited for by its number.
+    """
+    ending: set[tuple[int, str]] = set()
+
+    def none_left() -> bool:
+        found = find()
+        ending.update(living(found))
+        kill(found)
+        return not found and not ending & living(pid for pid, _ in ending)
+
+    wait_until(none_left, seconds=30, what=f"processes of {what} to end", hint="a process in state D is waiting for a disk")
+
+
 def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):

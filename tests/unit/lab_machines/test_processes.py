@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,3 +39,17 @@ def test_waiting_in_vain_says_for_what_and_what_to_do() -> None:
     with pytest.raises(LabError, match="waited 0 s in vain: rain") as caught:
         processes.wait_until(lambda: None, seconds=0, what="rain", hint="dance")
     assert caught.value.hint == "dance"
+
+
+def test_ending_waits_for_a_process_that_can_no_longer_be_found() -> None:
+    with subprocess.Popen(["sleep", "86397"]) as process:
+        seen = iter([{process.pid}])
+        processes.end(lambda: next(seen, set()), what="the test")
+        # It is dead, but this process, its parent, has not taken notice: that holds nothing any more.
+        assert Path(f"/proc/{process.pid}").exists()
+        assert processes.living([process.pid]) == set()
+
+
+def test_a_running_process_lives_from_the_same_moment_on() -> None:
+    assert len(processes.living([os.getpid()])) == 1
+    assert processes.living([os.getpid()]) == processes.living([os.getpid()])
