@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.adapters import midstate
+from appliance.adapters.copying import Sink, Source, copy_range
 from appliance.adapters.disk import at, host_error
-from appliance.adapters.hashing import RING, Advance, FileHashes, Twin, copy_range, hash_range, ignore
+from appliance.adapters.hashing import RING, Advance, FileHashes, Twin, hash_range, ignore
 from appliance.digests import CHUNK_BYTES, Digest, chunk_count, chunk_size
 from appliance.errors import FormatError, HostError, VerificationError
 
@@ -121,9 +122,10 @@ def ingest(
                 def one(offset: int, length: int, twin: Twin | None) -> Digest:
                     return hash_range(opened, offset, length, path=path, twin=twin, advance=advance)
             else:
+                reading, writing = Source(source), Sink(opened)
 
                 def one(offset: int, length: int, twin: Twin | None) -> Digest:
-                    return copy_range(source, offset, length, target=opened, at_byte=offset, path=path, twin=twin, advance=advance)
+                    return copy_range(reading, offset, length, target=writing, at_byte=offset, path=path, twin=twin, advance=advance)
 
             hashes = _pass(one, size, begun, chunk_done)
             if not shared:
@@ -159,24 +161,6 @@ def _put(source: int, target: Path, *, link: bool) -> tuple[int, bool]:
         os.close(opened)
         raise
     return opened, cloned
-
-
-def hash_open(source: int, *, path: Path, advance: Advance = ignore) -> FileHashes:
-    """Read the open file `source` once and return what it is; `path` names it in errors.
-
-    Raises:
-        HostError: unreadable, or it changed while it was read.
-    """
-    before = os.fstat(source)
-
-    def one(offset: int, length: int, twin: Twin | None) -> Digest:
-        return hash_range(source, offset, length, path=path, twin=twin, advance=advance)
-
-    hashes = _pass(one, before.st_size, Resume(), None)
-    after = os.fstat(source)
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise HostError(f"{path}: changed while it was read", hint="stop what writes to it and run the same command again")
-    return hashes
 
 
 def walk_beneath(root: Path) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ from pathlib import Path, PurePosixPath
 
 import appliance
 from appliance.adapters import disk
-from appliance.adapters.hashing import FileHashes, hash_file
-from appliance.digests import digest_of
+from appliance.adapters.copying import copy_file
+from appliance.adapters.hashing import hash_file
+from appliance.digests import Digest, digest_of
 from appliance.errors import FormatError, HostError, ToolError
 
 INTERPRETER = "/usr/bin/python3 -sE"
@@ -81,8 +82,8 @@ def requirements_file() -> Path:
     raise HostError("this appliance has no list of its requirements", hint="run it from its installer or from its source tree")
 
 
-def build_installer(root_json: bytes, *, target: Path, cache: Path) -> FileHashes:
-    """Write `install.pyz` to `target` and return its hashes; wheels and finished installers are kept in `cache`.
+def build_installer(root_json: bytes, *, target: Path, cache: Path) -> Digest:
+    """Write `install.pyz` to `target` and return its digest; wheels and finished installers are kept in `cache`.
 
     Raises:
         ToolError: pip cannot fetch a wheel.
@@ -105,12 +106,12 @@ def build_installer(root_json: bytes, *, target: Path, cache: Path) -> FileHashe
         with disk.at(finished):
             fresh.rename(finished)
     target.unlink(missing_ok=True)
-    hashes = hash_file(finished, copy_to=target, mode=0o755)
-    if hashes.digest.encode("ascii") != finished.with_suffix(".digest").read_bytes():
+    digest = copy_file(finished, target, mode=0o755)
+    if digest.encode("ascii") != finished.with_suffix(".digest").read_bytes():
         finished.unlink()
         target.unlink()
         raise HostError(f"{finished}: changed since it was built", hint="run the same command again: it is built anew")
-    return hashes
+    return digest
 
 
 def fetch_wheels(requirements: tuple[Requirement, ...], folder: Path) -> list[Path]:

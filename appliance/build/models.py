@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from appliance.adapters.disk import at
-from appliance.adapters.hashing import Advance, FileHashes
-from appliance.adapters.ingest import hash_open, open_beneath, walk_beneath
+from appliance.adapters.hashing import Advance, FileHashes, hash_open
+from appliance.adapters.ingest import open_beneath, walk_beneath
 from appliance.adapters.parallel import for_each
 from appliance.bundle.lock import LockedModel, LockedModelFile
 from appliance.bundle.model import EntryKind, ModelEntry, ModelFile, check_model

@@ -9,14 +9,14 @@ byte is readable; chunks that were good are kept in staging and need not be carr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from appliance.adapters import disk, hashing
+from appliance.adapters import disk
+from appliance.adapters.copying import Source
 from appliance.adapters.parallel import for_each
 from appliance.bundle.contents import Blob, check_same_blobs
 from appliance.bundle.media import ChunkEntry
@@ -206,28 +206,27 @@ def _copy_part(visit: _Visit, part: PartFile) -> None:
                 single.append((entry, blob))
     if not (runs or single):
         return
-    with opened(part.path) as descriptor:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    with opened(part.path) as descriptor, Source(descriptor, direct=True) as source:
         jobs: list[tuple[Blob, list[tuple[ChunkEntry, int]]]] = [(visit.bundle.blobs[digest], run) for digest, run in runs.items()]
         jobs.sort(key=lambda job: -len(job[1]))
         jobs += [(blob, [(entry, 0)]) for entry, blob in single]
         for_each(
             jobs,
-            lambda job: _copy_job(visit, part, descriptor, job[0], job[1]),
+            lambda job: _copy_job(visit, part, source, job[0], job[1]),
             workers=visit.workers,
-            prepare=lambda job: hashing.read_ahead(descriptor, job[1][0][0].offset, job[1][0][0].size),
+            prepare=lambda job: source.read_ahead(job[1][0][0].offset, job[1][0][0].size),
         )
         for entry, blob, index in again:
-            _copy_job(visit, part, descriptor, blob, [(entry, index)])
+            _copy_job(visit, part, source, blob, [(entry, index)])
 
 
-def _copy_job(visit: _Visit, part: PartFile, descriptor: int, blob: Blob, run: list[tuple[ChunkEntry, int]]) -> None:
+def _copy_job(visit: _Visit, part: PartFile, source: Source, blob: Blob, run: list[tuple[ChunkEntry, int]]) -> None:
     advance = visit.progress.advance
     wrong: Sequence[ChunkEntry | HostError]
     if blob.chunks:
-        wrong = visit.staging.add_run(descriptor, run, blob, path=part.path, advance=advance)
+        wrong = visit.staging.add_run(source, run, blob, path=part.path, advance=advance)
     else:
-        wrong = visit.staging.add_small(descriptor, run[0][0], blob, path=part.path, advance=advance)
+        wrong = visit.staging.add_small(source, run[0][0], blob, path=part.path, advance=advance)
     for each in wrong:
         if isinstance(each, HostError):
             visit.problems.append((each, None))

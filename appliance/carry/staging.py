@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.adapters import disk, hashing, midstate
+from appliance.adapters.copying import Sink, Source, copy_range
 from appliance.adapters.ingest import ResumableTwin
 from appliance.bundle.contents import Blob
 from appliance.bundle.media import ChunkEntry
@@ -167,7 +168,7 @@ class Staging:
         return total
 
     def add_small(
-        self, source: int, entry: ChunkEntry, blob: Blob, *, path: Path, advance: hashing.Advance
+        self, source: Source, entry: ChunkEntry, blob: Blob, *, path: Path, advance: hashing.Advance
     ) -> list[ChunkEntry | HostError]:
         """Copy a blob of one chunk from the open part; return what is wrong with it, as `add_run` does.
 
@@ -180,7 +181,7 @@ class Staging:
             temporary.unlink(missing_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _BLOB_MODE)
             try:
-                found = hashing.copy_range(source, entry.offset, entry.size, target=descriptor, at_byte=0, path=path, advance=advance)
+                found = copy_range(source, entry.offset, entry.size, target=Sink(descriptor), at_byte=0, path=path, advance=advance)
                 if stat.S_IMODE(os.fstat(descriptor).st_mode) != _BLOB_MODE:  # the umask took bits away
                     os.fchmod(descriptor, _BLOB_MODE)
             finally:
@@ -200,7 +201,7 @@ class Staging:
         return []
 
     def add_run(
-        self, source: int, run: Sequence[tuple[ChunkEntry, int]], blob: Blob, *, path: Path, advance: hashing.Advance
+        self, source: Source, run: Sequence[tuple[ChunkEntry, int]], blob: Blob, *, path: Path, advance: hashing.Advance
     ) -> list[ChunkEntry | HostError]:
         """Copy chunks (entry, index in the blob) of one large blob from the open part; return those that are wrong.
 
@@ -215,6 +216,7 @@ class Staging:
             target = os.open(staged.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         twin: ResumableTwin | None = None
         wrong: list[ChunkEntry | HostError] = []
+        sink = Sink(target, direct=True)
         try:
             if os.fstat(target).st_size != blob.size:
                 with disk.at(staged.path, needed=blob.size):
@@ -224,7 +226,7 @@ class Staging:
                 if index == staged.hashed and twin is None:
                     twin = ResumableTwin(staged.state)
                 along = twin if twin is not None and index == staged.hashed else None
-                trouble = self._copy(source, entry, index, target, staged, path, along, advance)
+                trouble = self._copy(source, entry, index, sink, staged, path, along, advance)
                 if trouble is None:
                     staged.record(index, self._advance(staged, along))
                     continue
@@ -235,15 +237,16 @@ class Staging:
         finally:
             if twin is not None:
                 twin.close()
+            sink.close()
             os.close(target)
         return wrong
 
     @staticmethod
     def _copy(  # noqa: PLR0917 - private
-        source: int,
+        source: Source,
         entry: ChunkEntry,
         index: int,
-        target: int,
+        sink: Sink,
         staged: StagedBlob,
         path: Path,
         twin: ResumableTwin | None,
@@ -251,8 +254,8 @@ class Staging:
     ) -> ChunkEntry | HostError | None:
         """Copy one chunk; return None, the entry if it is damaged, or why it cannot be read."""
         try:
-            found = hashing.copy_range(
-                source, entry.offset, entry.size, target=target, at_byte=index * CHUNK_BYTES, path=path, twin=twin, advance=advance
+            found = copy_range(
+                source, entry.offset, entry.size, target=sink, at_byte=index * CHUNK_BYTES, path=path, twin=twin, advance=advance
             )
         except OSError as error:
             raise disk.host_error(error, staged.path, needed=staged.blob.size) from error

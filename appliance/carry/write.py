@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.adapters import disk, hashing
+from appliance.adapters.copying import Sink, Source, copy_file, copy_range
 from appliance.adapters.parallel import AHEAD, for_each
 from appliance.bundle.media import TRAILER_BYTES, PartTable, encode_head, encode_trailer, part_length
 from appliance.carry.layout import MediaPlan, part_name, plan_parts, stem
@@ -242,11 +243,11 @@ def _copy_unit(part: _Part, unit: range, listing: Listing, plan: MediaPlan, targ
         reading = disk.open_regular(path)
         try:
             with disk.at(part.partial, needed=part.length):
-                found = hashing.copy_range(
-                    reading,
+                found = copy_range(
+                    Source(reading),
                     source.offset,
                     source.size,
-                    target=target,
+                    target=Sink(target),
                     at_byte=entry.offset,
                     path=path,
                     advance=progress.advance,
@@ -281,10 +282,10 @@ def _place_installer(listing: Listing, target: Path) -> Path | None:
         raise UsageError(f"{path} is there and is not this bundle's installer", hint="move it away, or write to another folder")
     partial = path.with_name(path.name + ".partial")
     _remove(partial)
-    found = hashing.hash_file(source, copy_to=partial, mode=0o755)
-    if found.digest != blob.digest:
+    found = copy_file(source, partial, mode=0o755)
+    if found != blob.digest:
         _remove(partial)
-        raise VerificationError(f"changed since create: {source} is {found.digest}", hint=_CREATE_AGAIN)
+        raise VerificationError(f"changed since create: {source} is {found}", hint=_CREATE_AGAIN)
     with disk.at(path):
         descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -122,7 +122,7 @@ class _ChunkSink:
     def filled(self, count: int) -> None:
         view = self._view
         if self._twin:
-            self._twin.give(view, count)
+            self._twin.give(view, view[:count])
         self._hash.update(view[:count])
         with disk.at(self._path):
             disk.write_fully(self._descriptor, view[:count], self._offset)

@@ -206,8 +206,8 @@ def test_the_role_places_with_the_installer_alone_and_its_second_run_changes_not
     cache = Path(os.environ.get("APPLIANCE_CACHE") or Path.home() / ".cache" / "appliance") / "installer"
     cache.mkdir(parents=True, exist_ok=True)
     program = tmp_path / "store-blob"
-    hashes = build_installer(site.world.line.pin, target=program, cache=cache)
-    installer: dict[str, object] = {"path": str(program), "sha256": hex_of(hashes.digest), "version": "1", "size": hashes.size}
+    digest = build_installer(site.world.line.pin, target=program, cache=cache)
+    installer: dict[str, object] = {"path": str(program), "sha256": hex_of(digest), "version": "1", "size": program.stat().st_size}
     place = tmp_path / "node"
     place.mkdir()
     with site.registry() as address:
