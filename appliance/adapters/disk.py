@@ -16,7 +16,6 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from pathlib import Path
 
 from appliance.errors import FormatError, HostError
@@ -193,7 +192,7 @@ def write_fully(descriptor: int, data: memoryview | bytes, offset: int) -> None:
 
 
 def append(descriptor: int, line: bytes) -> None:
-    """Append one short line, whole or not at all as far as the kernel goes; a torn last line must be ignored by readers."""
+    """Append one short line; readers must ignore a torn last line."""
     if os.write(descriptor, line) != len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -202,7 +201,7 @@ def append_line(path: Path, line: bytes) -> None:
     """Append `line` and a line feed to the file `path` and sync it; a torn last line is ended first.
 
     Raises:
-        HostError: it cannot be written.
+        HostError: it cannot be written; the file is then as it was.
     """
     make_directory(path.parent)
     new = not path.exists()
@@ -210,13 +209,18 @@ def append_line(path: Path, line: bytes) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            append(descriptor, (b"\n" if torn else b"") + line + b"\n")
-            os.fsync(descriptor)
+            try:
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                append(descriptor, (b"\n" if torn else b"") + line + b"\n")
+                os.fsync(descriptor)
+                if new:
+                    sync_directory(path.parent)
+            except (OSError, HostError):
+                with suppress(OSError):
+                    path.unlink() if new else os.ftruncate(descriptor, size)
+                raise
         finally:
             os.close(descriptor)
-    if new:
-        sync_directory(path.parent)
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -282,70 +286,6 @@ def read_small(path: Path, *, limit: int) -> bytes:
     if len(data) > limit:
         raise FormatError(f"{path}: more than the {limit} bytes such a file may have", hint="check which file was given")
     return data
-
-
-class Placement(StrEnum):
-    """How a file came to its new place."""
-
-    LINKED = "linked"
-    CLONED = "cloned"
-    COPIED = "copied"
-
-
-def place(source: Path, target: Path, *, link: bool = False, mode: int = 0o444) -> Placement:
-    """Put the bytes of `source` at `target`, which must not exist: hard link if `link`, else clone, else copy.
-
-    A link or clone costs no bytes. The copy is not synced: call `sync_filesystem` once after many.
-
-    Raises:
-        HostError: it does not fit or cannot be read; no `target` is left then.
-    """
-    if link:
-        try:
-            os.link(source, target, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _CANNOT_LINK:
-                raise host_error(error, target) from error
-        else:
-            return Placement.LINKED
-    reading = open_regular(source)
-    try:
-        size = os.fstat(reading).st_size
-        with at(target, needed=size):
-            writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-            try:
-                os.fchmod(writing, mode)
-                return _clone_or_copy(reading, writing, size)
-            except OSError:
-                with suppress(OSError):
-                    target.unlink()
-                raise
-            finally:
-                os.close(writing)
-    finally:
-        os.close(reading)
-
-
-def _clone_or_copy(reading: int, writing: int, size: int) -> Placement:
-    try:
-        fcntl.ioctl(writing, _FICLONE, reading)
-    except OSError as error:
-        if error.errno not in _CANNOT_CLONE:
-            raise
-    else:
-        return Placement.CLONED
-    done = 0
-    while done < size:
-        try:
-            moved = os.copy_file_range(reading, writing, min(_COPY_STEP, size - done))
-        except OSError as error:
-            if done or error.errno not in _CANNOT_CLONE:
-                raise
-            moved = os.sendfile(writing, reading, None, min(_COPY_STEP, size - done))
-        if moved == 0:
-            raise OSError(errno.EIO, "the file became shorter while it was copied")
-        done += moved
-    return Placement.COPIED
 
 
 @contextmanager

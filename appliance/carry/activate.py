@@ -3,14 +3,16 @@
 """The moment a release appears: all its blobs are in the store, its metadata was verified, and now the site remembers it.
 
 Order, each step durable before the next: the release's folder beside its place; what the site has seen; the folder in
-its place; `current`; the line in the log of imports. A run that dies in between does the rest when it runs again.
+its place; `current`; the line in the log of imports. A run that dies in between does the rest when it runs again; one
+whose disk fails in between takes its steps back, so that no release appeared and the site remembers what it did before.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
@@ -61,30 +63,67 @@ def activate(
     known = _same_metadata(place, bundle.metadata)
     with disk.at(fresh):
         shutil.rmtree(fresh, ignore_errors=True)
-    if not known:
-        _write_metadata(fresh, bundle.metadata)
-    save_seen(store.trust_of(bundle.line), bundle)
-    if not known:
-        _into_place(fresh, place)
-    _point(store.releases_folder / CURRENT, place.name)
-    if known and _logged(store.imports_log, bundle):
-        return False
-    record = ImportRecord(
-        format=ImportRecord.FORMAT,
-        line=bundle.line,
-        name=bundle.release.name,
-        version=bundle.release.version,
-        release=bundle.digest,
-        timestamp=bundle.seen.timestamp,
-        set=set_name,
-        parts=parts,
-        count=count,
-        bytes_written=written,
-        who=who,
-        when=format_instant(now),
-    )
-    disk.append_line(store.imports_log, encode(record))
-    return True
+    with ExitStack() as undo:
+        if not known:
+            undo.callback(shutil.rmtree, fresh, ignore_errors=True)
+            _write_metadata(fresh, bundle.metadata)
+        _remember(store.trust_of(bundle.line), bundle, undo)
+        if not known:
+            _into_place(fresh, place, undo)
+        _point(store.releases_folder / CURRENT, place.name, undo)
+        new = not (known and _logged(store.imports_log, bundle))
+        if new:
+            record = ImportRecord(
+                format=ImportRecord.FORMAT,
+                line=bundle.line,
+                name=bundle.release.name,
+                version=bundle.release.version,
+                release=bundle.digest,
+                timestamp=bundle.seen.timestamp,
+                set=set_name,
+                parts=parts,
+                count=count,
+                bytes_written=written,
+                who=who,
+                when=format_instant(now),
+            )
+            disk.append_line(store.imports_log, encode(record))
+        undo.pop_all()
+    shutil.rmtree(fresh, ignore_errors=True)
+    with suppress(OSError):  # both are only what an undo would have needed
+        (store.trust_of(bundle.line) / ".seen.json.before").unlink(missing_ok=True)
+        _beside(store.releases_folder / CURRENT).unlink(missing_ok=True)
+    return new
+
+
+def _remember(trust: Path, bundle: VerifiedBundle, undo: ExitStack) -> None:
+    """Save what the bundle proved."""
+    seen, kept, roots = trust / "seen.json", trust / ".seen.json.before", trust / "roots"
+    with disk.at(trust):
+        known = {path.name for path in roots.iterdir()} if roots.is_dir() else set()
+        kept.unlink(missing_ok=True)
+        if seen.exists():
+            os.link(seen, kept)
+
+    def forget() -> None:
+        for path in roots.iterdir():
+            if path.name not in known:
+                path.unlink()
+        if not kept.exists():
+            seen.unlink(missing_ok=True)
+        elif kept.samefile(seen):  # a rename onto the same file would leave both names
+            kept.unlink()
+        else:
+            kept.replace(seen)
+
+    undo.callback(_try, forget)
+    save_seen(trust, bundle)
+
+
+def _try(step: Callable[[], object]) -> None:
+    """Take back a step as far as the disk lets us: the error that led here is the one to tell."""
+    with suppress(OSError):
+        step()
 
 
 def _same_metadata(place: Path, metadata: Mapping[str, bytes]) -> bool:
@@ -106,28 +145,37 @@ def _write_metadata(folder: Path, metadata: Mapping[str, bytes]) -> None:
     disk.sync_filesystem(folder)
 
 
-def _into_place(fresh: Path, place: Path) -> None:
+def _into_place(fresh: Path, place: Path, undo: ExitStack) -> None:
     """Move the whole release in, or, where it is known with older signatures, exchange its metadata in one step."""
+    here, there = (fresh, place) if not place.exists() else (fresh / "metadata", place / "metadata")
     with disk.at(place):
-        if not place.exists():
-            fresh.rename(place)
-        else:
-            if os.path.lexists(place / "metadata"):
-                disk.exchange(fresh / "metadata", place / "metadata")
-            else:
-                (fresh / "metadata").rename(place / "metadata")
-            shutil.rmtree(fresh)
+        _swap(here, there, undo)
     disk.sync_directory(place.parent)
 
 
-def _point(link: Path, name: str) -> None:
+def _swap(new: Path, name: Path, undo: ExitStack) -> None:
+    """Let `new` have the name `name`, in one step; what had it before, if anything, is then called `new`."""
+    if os.path.lexists(name):
+        disk.exchange(new, name)
+        undo.callback(_try, lambda: disk.exchange(new, name))
+    else:
+        new.rename(name)
+        undo.callback(_try, lambda: name.rename(new))
+
+
+def _beside(link: Path) -> Path:
+    return link.with_name(f".{link.name}.new")
+
+
+def _point(link: Path, name: str, undo: ExitStack) -> None:
     with disk.at(link):
         if link.is_symlink() and str(link.readlink()) == name:
             return
-        beside = link.with_name(f".{link.name}.new")
+        beside = _beside(link)
         beside.unlink(missing_ok=True)
+        undo.callback(_try, lambda: beside.unlink(missing_ok=True))
         beside.symlink_to(name)
-        beside.rename(link)
+        _swap(beside, link, undo)
     disk.sync_directory(link.parent)
 
 

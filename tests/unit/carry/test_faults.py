@@ -84,6 +84,41 @@ def test_a_full_disk_at_any_write_into_the_store_leaves_no_release_and_running_a
     assert struck > 50
 
 
+def believed(world: World) -> dict[str, tuple[str, str]]:
+    """What the site trusts, has released and logged: files and links, not empty folders."""
+    found = snapshot(*world.trusted(), times=False)
+    return {name: (entry.kind, entry.content) for name, entry in found.items() if entry.kind in {"file", "link"}}
+
+
+@pytest.mark.parametrize("before", ["nothing", "an older release", "the same with older signatures"])
+def test_a_disk_that_fails_while_a_release_appears_takes_its_steps_back(few: World, before: str) -> None:
+    world = few
+    if before != "nothing":
+        world.write("older", room=ONE)
+        world.read("older")
+        world.line.pass_days(1)
+        world.publish(version="2.0.0" if before == "an older release" else "1.0.0")
+    world.write(room=ONE)
+    kept = world.root / "kept"
+    shutil.copytree(world.state, kept, symlinks=True)
+    picture = believed(world)
+    calls = struck = 0
+    while True:
+        with failing((*WRITES, "fsync", "link", "symlink", "mkdir"), errno.ENOSPC, below=world.state, after_calls=calls) as fault:
+            error = outcome(lambda: world.read(workers=1))
+        if not fault.struck:
+            break
+        struck += 1
+        if error is not None:
+            assert error.hint
+            assert believed(world) == picture, f"call {calls}"
+        assert world.read().complete
+        shutil.rmtree(world.state)
+        shutil.copytree(kept, world.state, symlinks=True)
+        calls += 1
+    assert struck > 10
+
+
 def test_a_part_that_cannot_be_read_is_named_with_its_byte_and_the_rest_is_kept(world: World) -> None:
     world.write(room=ONE)
     (part,) = world.parts()
