@@ -108,6 +108,20 @@ def run_on(login: Login, command: Sequence[str], *, stdin: bytes = b"", seconds:
     return done
 
 
+def why_silent(login: Login, *, seconds: float = 60) -> str:
+    """Return empty when the machine of `login` lets us in, else why it is not reached.
+
+    Raises:
+        VerificationError: the machine shows another host key than the accepted one.
+        ToolError: it answers, and refuses the login or does not end in time.
+    """
+    done = _run(_command(login, ["true"]), b"", seconds=seconds, step=_step(login))
+    if "Permission denied" not in done.errors and not _shows_other_key(done.errors) and login.address and done.code == _SSH_FAILED:
+        return _last_reason(done.errors)
+    _refuse_ssh_failure(login, done.code, done.errors)
+    return ""
+
+
 def _step(login: Login) -> str:
     return f"ssh to {login.name}" if login.address else f"a command on {login.name}"
 
@@ -136,11 +150,19 @@ def _run(command: Sequence[str], stdin: bytes, *, seconds: float, step: str) -> 
 _SSH_FAILED = 255
 
 
+def _last_reason(errors: str) -> str:
+    return next((line for line in reversed(errors.splitlines()) if line.strip()), "no reason given").strip()
+
+
+def _shows_other_key(errors: str) -> bool:
+    return "Host key verification failed" in errors or "No matching host key" in errors
+
+
 def _refuse_ssh_failure(login: Login, code: int, errors: str) -> None:
     if not login.address or code != _SSH_FAILED:
         return
-    reason = next((line for line in reversed(errors.splitlines()) if line.strip()), "no reason given").strip()
-    if "Host key verification failed" in errors or "No matching host key" in errors:
+    reason = _last_reason(errors)
+    if _shows_other_key(errors):
         raise VerificationError(
             f"{login.name} ({login.address}): the ssh host key is not the one that was accepted",
             hint="find out who changed it; accept a rebuilt machine's new key only at its own console",

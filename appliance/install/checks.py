@@ -68,7 +68,9 @@ class Seen:
     outside: Mapping[str, str]
     """The same for the addresses beyond the site."""
     disk_needed: int
-    """Bytes that the installation will put below /var (the state folder on the depot)."""
+    """Bytes that the installation will put below /var (the state folder on the depot) of a bare machine."""
+    disk_grows: int = 0
+    """The same for a machine that is a node of this site already: what the release has and the installed one has not."""
 
 
 def check(machine: str, name: str, ok: bool, measured: str, expected: str, *, otherwise: State = State.FAIL) -> Check:  # noqa: FBT001 - the verdict is the point
@@ -168,8 +170,8 @@ def _disks(_site: SiteFile, seen: Seen, site_id: str) -> Iterator[Check]:
         yield check(name, "state-disk", there.free >= seen.disk_needed, f"{size(there.free)} free", f"{size(seen.disk_needed)} free")
     if seen.machine.in_cluster:
         var = facts.filesystem(VAR)
-        enough = ours or var.free >= seen.disk_needed
-        yield check(name, "disk", enough, f"{size(var.free)} free on {VAR}", f"{size(seen.disk_needed)} free")
+        needed = seen.disk_grows if ours else seen.disk_needed
+        yield check(name, "disk", var.free >= needed, f"{size(var.free)} free on {VAR}", f"{size(needed)} free")
         yield check(name, "inodes", var.inodes >= _INODES or var.inodes == 0, str(var.inodes), f"{_INODES} free", otherwise=State.WARN)
     bad = sorted({f"{found.path} {option}" for found in facts.filesystems for option in found.options})
     yield check(name, "mount-options", not bad, ", ".join(bad) or "as expected", "no noexec, read-write")

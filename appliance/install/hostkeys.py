@@ -143,6 +143,28 @@ def choose(offered: Sequence[Offered], expected: Mapping[str, frozenset[str]]) -
     return chosen
 
 
+def check_expected(site: SiteFile, known: Mapping[str, HostKey], expected: Mapping[str, frozenset[str]]) -> None:
+    """Check that every line of a file of fingerprints is about a machine of the site, and agrees with what was accepted before.
+
+    Raises:
+        UsageError: a name that is no other machine of the site.
+        VerificationError: another key than the expected one was accepted for a machine.
+    """
+    machines = {machine.name: machine for machine in site.machines if Role.DEPOT not in machine.roles}
+    for name, fingerprints in expected.items():
+        machine = machines.get(name)
+        if machine is None:
+            here = "the depot is this machine, no key is accepted for it" if name == site.depot.name else "no machine of the site file"
+            raise UsageError(f"{name}: {here}", hint="correct its line in the file of fingerprints, or remove it")
+        accepted = known.get(host_name(machine))
+        if accepted is not None and accepted.fingerprint not in fingerprints:
+            raise VerificationError(
+                f"{name} ({machine.address}): another ssh host key was accepted before: expected {' or '.join(sorted(fingerprints))}, "
+                f"got {accepted.fingerprint} ({accepted.kind})",
+                hint=f"{_CONSOLE}; correct the line, or for a machine you rebuilt yourself remove its line from known_hosts",
+            )
+
+
 def check_shown(machine: Machine, known: Mapping[str, HostKey], *, scan: Scan = scan) -> None:
     """After ssh refused a host key: say which was accepted and which is shown now.
 

@@ -171,7 +171,7 @@ def test_the_plan_is_shown_from_the_store_alone(terminal: Terminal, monkeypatch:
     assert done.exit_code == 0, done.output
     assert "release tiny 1.0.0" in done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("cp1"))
-    for word in ("control-plane", "kubeadm 1", "containerd", "9.8 KiB"):
+    for word in ("control-plane", "kubeadm 1", "containerd", "kubectl 1", "11.7 KiB"):
         assert word in row
     as_json = json.loads(terminal.type("install", "--plan", "-o", "json").stdout)
     assert [machine["machine"] for machine in as_json["machines"]] == ["depot", "cp1", "gpu1"]

@@ -102,7 +102,7 @@ def facts(name: str, **changes: object) -> Facts:
         "controllers": ("cpuset", "cpu", "io", "memory", "pids"),
         "modules": dict.fromkeys(("overlay", "br_netfilter", "nf_tables", "nf_conntrack", "vxlan", "bridge", "veth"), True),
         "filesystems": tuple(
-            Filesystem(path=path, device=1, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=())
+            Filesystem(path=path, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=())
             for path in ("/", "/var", "/var/lib/appliance")
         ),
         "machine_id": hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(),
@@ -117,7 +117,6 @@ def facts(name: str, **changes: object) -> Facts:
         "hosts": (("127.0.0.1", "localhost"), ("127.0.1.1", name)),
         "inotify_instances": 512,
         "open_files": 524_288,
-        "ipv4_forward": False,
     }
     return Facts(**{**values, **changes})
 
@@ -142,6 +141,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.places = SitePlaces(state=self.folder / "state")
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "site.toml"
         self.write(self.text)
 

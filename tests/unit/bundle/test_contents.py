@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -113,11 +114,11 @@ BROKEN: dict[str, tuple[Callable[[], Contents], str]] = {
         "package a has 1 bytes, its blob",
     ),
     **{
-        f"a file's version {text!r}": (lambda text=text: first(files(), version=text), "is not a plain version")
+        f"a file's version {text!r}": (partial(first, files(), version=text), "is not a plain version")
         for text in ("", "{{ lookup('pipe', 'id') }}", "1 2", "../1", "1\n", "-1")
     },
     **{
-        f"an image under the reference {text!r}": (lambda text=text, name=name: imaged(text, name), "is not its reference, host/name:tag")
+        f"an image under the reference {text!r}": (partial(imaged, text, name), "is not its reference, host/name:tag")
         for text, name in (
             ("registry.example/{{ lookup('pipe', 'id') }}:1", "registry.example/a:1"),
             ("registry.example/a:1\n", "registry.example/a:1"),
@@ -128,7 +129,7 @@ BROKEN: dict[str, tuple[Callable[[], Contents], str]] = {
     "a name that climbs": (lambda: first(files(), name="a/../b"), "not a plain name"),
     **{
         f"a package's {field} {text!r}": (
-            lambda field=field, text=text: replace(first(files(), packages=(package(**{field: text}),)), content_class=ContentClass.OS),
+            partial(replace, first(files(), packages=(package(**{field: text}),)), content_class=ContentClass.OS),
             "is not plain",
         )
         for field, text in (("name", "{{ x }}"), ("version", "1;id"), ("architecture", "a b"), ("path", "pool/{% x %}.deb"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.adapters.charts import ChartWanted, HelmPlace, ensure_chart
+from appliance.adapters.charts import ChartWanted, HelmPlace, ensure_charts
 from appliance.errors import ToolError
 
 HELM = """\
@@ -57,30 +57,30 @@ def calls(place: HelmPlace) -> list[str]:
 
 
 def test_the_second_time_helm_is_asked_once_and_changes_nothing(place: HelmPlace, wanted: ChartWanted) -> None:
-    assert ensure_chart(wanted, place) is True
-    assert ensure_chart(wanted, place) is False
+    assert ensure_charts([wanted], place)[wanted.name] is True
+    assert ensure_charts([wanted], place)[wanted.name] is False
     assert calls(place) == ["status", "upgrade", "status"]
 
 
 def test_other_values_are_a_new_revision(place: HelmPlace, wanted: ChartWanted) -> None:
-    ensure_chart(wanted, place)
-    assert ensure_chart(replace(wanted, values={"podCidr": "10.9.0.0/16"}), place) is True
+    ensure_charts([wanted], place)[wanted.name]
+    assert ensure_charts([replace(wanted, values={"podCidr": "10.9.0.0/16"})], place)[wanted.name] is True
 
 
 def test_another_chart_of_the_same_version_is_a_new_revision(place: HelmPlace, wanted: ChartWanted) -> None:
-    ensure_chart(wanted, place)
+    ensure_charts([wanted], place)[wanted.name]
     wanted.chart.write_bytes(b"packed otherwise")
-    assert ensure_chart(wanted, place) is True
+    assert ensure_charts([wanted], place)[wanted.name] is True
 
 
 def test_an_installation_that_was_cut_off_is_cleared_first(place: HelmPlace, wanted: ChartWanted) -> None:
     (place.helm.parent / "state.json").write_text(json.dumps({"info": {"status": "pending-install", "description": "x"}}))
-    assert ensure_chart(wanted, place) is True
+    assert ensure_charts([wanted], place)[wanted.name] is True
     assert calls(place) == ["status", "uninstall", "upgrade"]
 
 
 def test_helms_own_reason_is_told(place: HelmPlace, wanted: ChartWanted) -> None:
     (place.helm.parent / "broken").touch()
     with pytest.raises(ToolError, match="helm could not install flannel: Error: Kubernetes cluster unreachable") as caught:
-        ensure_chart(wanted, place)
+        ensure_charts([wanted], place)[wanted.name]
     assert caught.value.step == "chart flannel"

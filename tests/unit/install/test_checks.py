@@ -16,11 +16,9 @@ from appliance.install.preflight import refuse_failed
 from tests.support.site import GIB, SITE, SITE_ID, seen, site
 
 SITE_FILE = site()
-FULL = tuple(
-    Filesystem(path=p, device=1, size=9 * GIB, free=9 * GIB, inodes=10_000_000, options=()) for p in ("/", "/var", "/var/lib/appliance")
-)
+FULL = tuple(Filesystem(path=p, size=9 * GIB, free=9 * GIB, inodes=10_000_000, options=()) for p in ("/", "/var", "/var/lib/appliance"))
 NOEXEC = tuple(
-    Filesystem(path=p, device=1, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=("noexec",) if p == "/var" else ())
+    Filesystem(path=p, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=("noexec",) if p == "/var" else ())
     for p in ("/", "/var", "/var/lib/appliance")
 )
 MODULES = dict.fromkeys(("overlay", "br_netfilter", "nf_tables", "nf_conntrack", "bridge", "veth"), True) | {"vxlan": False}

@@ -135,8 +135,8 @@ def test_the_plan_says_per_machine_what_comes_and_which_units_run(world: World) 
     assert (found.release, found.name, found.kubernetes) == (stored.digest, "tiny", "v1.36.4")
     depot, cp1, gpu1 = found.machines
     assert set(depot.files) == {"registry 1", "kubectl 1", "helm 1"}
-    assert set(cp1.files) == {f"{name} 1" for name in ("kubeadm", "kubelet", "containerd", "cni-plugins", "crictl")}
-    assert cp1.bytes == 5 * 2000
+    assert set(cp1.files) == {f"{name} 1" for name in ("kubeadm", "kubelet", "kubectl", "containerd", "cni-plugins", "crictl")}
+    assert cp1.bytes == 6 * 2000
     assert "appliance-registry.service" in depot.units
     assert set(gpu1.units) == {"haproxy.service", "containerd.service", "kubelet.service"}
 
