@@ -147,15 +147,15 @@ def check_expected(site: SiteFile, known: Mapping[str, HostKey], expected: Mappi
     """Check that every line of a file of fingerprints is about a machine of the site, and agrees with what was accepted before.
 
     Raises:
-        UsageError: a name that is no other machine of the site.
+        UsageError: a name that is no machine of the site.
         VerificationError: another key than the expected one was accepted for a machine.
     """
-    machines = {machine.name: machine for machine in site.machines if Role.DEPOT not in machine.roles}
     for name, fingerprints in expected.items():
-        machine = machines.get(name)
+        machine = site.machine(name)
         if machine is None:
-            here = "the depot is this machine, no key is accepted for it" if name == site.depot.name else "no machine of the site file"
-            raise UsageError(f"{name}: {here}", hint="correct its line in the file of fingerprints, or remove it")
+            raise UsageError(f"{name}: no machine of the site file", hint="correct its line in the file of fingerprints, or remove it")
+        if machine is site.depot:  # this machine: no ssh, and no key of it is ever accepted
+            continue
         accepted = known.get(host_name(machine))
         if accepted is not None and accepted.fingerprint not in fingerprints:
             raise VerificationError(
