@@ -123,7 +123,9 @@ def facts(name: str, **changes: object) -> Facts:
 
 def seen(machine: Machine, **changes: object) -> Seen:
     """A fit machine as preflight saw it; `changes` are of `Seen` itself or, for other names, of its facts."""
-    own: dict[str, Any] = {name: value for name, value in changes.items() if name in {"clock_ahead", "reached", "outside", "disk_needed"}}
+    own: dict[str, Any] = {
+        name: value for name, value in changes.items() if name in {"clock_ahead", "reached", "outside", "disk_needed", "disk_grows"}
+    }
     of_facts = {name: value for name, value in changes.items() if name not in own}
     base: dict[str, Any] = {"clock_ahead": 0.01, "reached": {"tcp/10.20.0.99:22": ""}, "outside": {}, "disk_needed": 10 * GIB}
     return Seen(machine=machine, facts=facts(machine.name, **of_facts), **{**base, **own})

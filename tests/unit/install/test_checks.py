@@ -121,6 +121,12 @@ def test_a_node_of_this_very_site_may_have_what_the_site_put_there() -> None:
     assert wrong(run({"cp1": ours})) == []
 
 
+def test_a_node_of_this_site_must_have_room_for_what_a_newer_release_adds() -> None:
+    ours = {"site_id": SITE_ID, "filesystems": FULL}
+    assert wrong(run({"gpu1": ours | {"disk_grows": 8 * GIB}})) == []
+    assert wrong(run({"gpu1": ours | {"disk_grows": 140 * GIB}})) == [("gpu1", "disk", State.FAIL)]
+
+
 def test_the_refusal_names_machine_check_measured_expected_and_what_to_do() -> None:
     with pytest.raises(HostError) as caught:
         refuse_failed(run({"gpu1": {"os_id": "ubuntu", "os_name": "Ubuntu 24.04", "swap": 5 * MIB}}))
