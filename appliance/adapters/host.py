@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import os
+import platform
 import queue
 import shlex
 import subprocess
@@ -62,6 +63,15 @@ class Outcome:
     code: int
     output: bytes
     errors: str
+
+
+def own_system() -> tuple[str, str, str]:
+    """Return what this very machine runs: id and version as os-release(5) has them, and the architecture; empty when unknown."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    return release.get("ID", ""), release.get("VERSION_ID", ""), platform.machine()
 
 
 def parse_host_key(kind: str, blob: str) -> HostKey | None:

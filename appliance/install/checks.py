@@ -25,7 +25,7 @@ VAR, ROOT = "/var", "/"
 NODE_PORTS = ("tcp/10250", "tcp/10248", "tcp/10249", "tcp/10256", "tcp/8443", "udp/8472")
 CONTROL_PORTS = ("tcp/6443", "tcp/2379", "tcp/2380", "tcp/2381", "tcp/10257", "tcp/10259")
 DEPOT_PORTS = (f"tcp/{REGISTRY_PORT}",)
-_OS = ("debian", "12")
+OS = ("debian", "12")
 _KERNEL = (5, 13)
 _CPUS = 2
 _NODE_MEMORY = 1700 * 1000 * 1000
@@ -124,7 +124,7 @@ def _system(site: SiteFile, seen: Seen, _site_id: str) -> Iterator[Check]:
     facts, name = seen.facts, seen.machine.name
     yield check(name, "root", facts.root, "root" if facts.root else "not root", "root")
     yield check(name, "python", True, facts.python, "3.7 or newer")
-    yield check(name, "os", (facts.os_id, facts.os_version) == _OS, facts.os_name or "unknown", "Debian GNU/Linux 12")
+    yield check(name, "os", (facts.os_id, facts.os_version) == OS, facts.os_name or "unknown", "Debian GNU/Linux 12")
     yield check(name, "architecture", facts.architecture == "x86_64", facts.architecture, "x86_64")
     yield check(name, "kernel", _version(facts.kernel) >= _KERNEL, facts.kernel, "5.13 or newer")
     yield check(name, "systemd", facts.systemd, "running" if facts.systemd else "not running", "running")

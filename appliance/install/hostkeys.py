@@ -9,8 +9,9 @@ port than 22, as ssh reads it (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +180,20 @@ def check_shown(machine: Machine, known: Mapping[str, HostKey], *, scan: Scan = 
     if accepted not in shown:
         hint = f"find out who changed it before anything else; {_CONSOLE}"
         raise VerificationError(_mismatch(machine, [accepted.fingerprint], shown), hint=hint)
+
+
+@contextmanager
+def naming_both(machine: Machine, places: SitePlaces) -> Iterator[None]:
+    """Where ssh to `machine` refuses a host key in the block, say which was accepted and which is shown now.
+
+    Raises:
+        VerificationError: it does, with both fingerprints if the machine still shows another one.
+    """
+    try:
+        yield
+    except VerificationError:
+        check_shown(machine, read_known(places.known_hosts))
+        raise
 
 
 def _mismatch(machine: Machine, expected: Sequence[str], shown: Sequence[HostKey]) -> str:

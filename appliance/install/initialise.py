@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from appliance.adapters import host
 from appliance.adapters.disk import at, locked, read_small
 from appliance.adapters.host import HostKey
 from appliance.errors import HostError, UsageError, VerificationError
 from appliance.install import hostkeys
 from appliance.install.authority import ensure_authority, site_id
+from appliance.install.checks import OS
 from appliance.install.firsttrust import OfferedRoot, check_pin, pin
 from appliance.install.hostkeys import Offered, Scan
 from appliance.install.places import PRIVATE_FILE, SitePlaces, ensure_private, write_if_changed
@@ -28,6 +30,7 @@ from appliance.install.siterules import PLAIN_PATH, check_done, check_site
 from appliance.install.standing import refuse_edits
 
 LOCK_WHAT = "the site"
+_ARCHITECTURE = "x86_64"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +59,11 @@ def offer(path: Path, places: SitePlaces, root: OfferedRoot, *, scan: Scan = hos
     Raises:
         FormatError: the site file is malformed or breaks a rule.
         UsageError: it names something that this version does not do, or what the standing cluster cannot follow.
-        HostError: the state folder belongs to another site.
+        HostError: this machine runs a system that no depot runs, or the state folder belongs to another site.
         VerificationError: another root is pinned, or two machines show one host key.
         ToolError: a machine does not answer.
     """
+    _refuse_other_system()
     site, data = load_site(path)
     check_site(site)
     check_done(site)
@@ -119,6 +123,16 @@ def load_accepted(places: SitePlaces, *, written: Path | None = None) -> SiteFil
     if written is not None and read_small(written, limit=MAX_SITE_BYTES) != data:
         raise UsageError(f"{written} has changed since it was accepted", hint=f"run site init {written} to accept it, or restore it")
     return site
+
+
+def _refuse_other_system() -> None:
+    """Refuse a depot that preflight would refuse later, before keys are made on it."""
+    found = host.own_system()
+    if found != (*OS, _ARCHITECTURE):
+        raise HostError(
+            f"this machine runs {' '.join(filter(None, found)) or 'an unknown system'}, expected {' '.join(OS)} {_ARCHITECTURE}",
+            hint="make a machine with Debian 12 (amd64) the depot and run site init there",
+        )
 
 
 def _is_accepted(places: SitePlaces) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from appliance.adapters import host
 from appliance.adapters.disk import at, locked
 from appliance.adapters.playbook import PlaybookResult, run_playbook
-from appliance.errors import UsageError, VerificationError
+from appliance.errors import UsageError
 from appliance.install import hostkeys, standing
 from appliance.install.authority import site_id
 from appliance.install.initialise import LOCK_WHAT
@@ -68,11 +68,8 @@ def _unreached(site: SiteFile, places: SitePlaces, machines: Sequence[Machine]) 
     logins = hostkeys.logins(site, places)
 
     def ask(machine: Machine) -> str:
-        try:
+        with hostkeys.naming_both(machine, places):
             return host.why_silent(logins[machine.name])
-        except VerificationError:
-            hostkeys.check_shown(machine, hostkeys.read_known(places.known_hosts))
-            raise
 
     with ThreadPoolExecutor(max_workers=len(machines)) as pool:
         answers = zip(machines, pool.map(ask, machines), strict=True)

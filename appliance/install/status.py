@@ -74,7 +74,7 @@ def status(site: SiteFile, places: SitePlaces, *, bundle: VerifiedBundle | None,
     logins = hostkeys.logins(site, places)
     with ThreadPoolExecutor(max_workers=len(site.machines) + 1) as pool:
         asked = pool.submit(_ask_cluster, cluster_of(places)) if installed is not None else None
-        units = list(pool.map(lambda machine: _ask_units(machine, logins[machine.name]), site.machines))
+        units = list(pool.map(lambda machine: _ask_units(machine, logins[machine.name], places), site.machines))
         plane = next(machine for machine in site.machines if Role.CONTROL_PLANE in machine.roles)
         certificates = _ask_certificates(plane, logins[plane.name], now) if installed is not None else {}
         stands = installed_release(places, installed, bundle)
@@ -141,10 +141,11 @@ def _ask_cluster(cluster: Cluster) -> tuple[tuple[Node, ...], tuple[Pod, ...], s
         return (), (), f"the cluster's API: {error.message}"
 
 
-def _ask_units(machine: Machine, login: Login) -> tuple[Mapping[str, str], str]:
+def _ask_units(machine: Machine, login: Login, places: SitePlaces) -> tuple[Mapping[str, str], str]:
     units = DEPOT_UNITS if Role.DEPOT in machine.roles else NODE_UNITS
     try:
-        done = host.run_on(login, ["systemctl", "is-active", *units], seconds=20)
+        with hostkeys.naming_both(machine, places):
+            done = host.run_on(login, ["systemctl", "is-active", *units], seconds=20)
     except ToolError as error:
         return {}, error.message.removeprefix(f"{machine.name}: ")
     words = done.output.decode(errors="replace").split()

@@ -211,22 +211,30 @@ def test_check_names_machines_that_cannot_be_logged_in_to(terminal: Terminal, mo
     assert login["state"] == "fail"
 
 
-def test_check_refuses_a_machine_with_another_host_key_by_name_and_fingerprints(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    "command", [["check"], ["install"], ["status"], ["reset", "--confirm", "harbour"], ["reset", "gpu1", "--confirm", "harbour"]]
+)
+def test_a_machine_with_another_host_key_is_refused_by_name_and_fingerprints_whatever_the_command(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
 ) -> None:
     terminal.init()
+    terminal.world.import_release()
     program = tmp_path / "bin" / "ssh"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho 'Host key verification failed.' >&2; exit 255\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(host, "scan_host_keys", lambda name, *_: (host_key(f"evil-{name}"),))
-    done = terminal.check()
+    before = snapshot(terminal.world.places.site)
+    done = terminal.type(*command)
     assert done.exit_code == 3
+    name, address = ("gpu1", "10.20.0.21") if "gpu1" in command else ("cp1", "10.20.0.11")
     assert (
-        f"cp1 (10.20.0.11): wrong ssh host key: expected {host_key('cp1').fingerprint}, got {host_key('evil-cp1').fingerprint}"
+        f"{name} ({address}): wrong ssh host key: expected {host_key(name).fingerprint}, got {host_key(f'evil-{name}').fingerprint}"
         in done.stderr
     )
+    assert "appliance: hint: find out who changed it before anything else" in done.stderr
+    assert snapshot(terminal.world.places.site) == before
 
 
 def test_a_machine_that_does_not_answer_is_exit_6_and_nothing_is_written(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.adapters import host
 from appliance.adapters.disk import locked
 from appliance.errors import HostError, ToolError, UsageError, VerificationError
 from appliance.install.firsttrust import read_root
@@ -197,6 +198,25 @@ def test_who_forgot_sudo_is_told_and_meets_no_bug(world: World) -> None:
             assert "root on a site" in (caught.value.hint or "")
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("system", "named"),
+    [
+        (("ubuntu", "24.04", "x86_64"), "ubuntu 24.04 x86_64"),
+        (("debian", "13", "x86_64"), "debian 13 x86_64"),
+        (("debian", "12", "aarch64"), "debian 12 aarch64"),
+        (("", "", ""), "an unknown system"),
+    ],
+)
+def test_a_depot_with_another_system_is_refused_before_anything_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, system: tuple[str, str, str], named: str
+) -> None:
+    monkeypatch.setattr(host, "own_system", lambda: system)
+    with pytest.raises(HostError, match=f"this machine runs {named}, expected debian 12 x86_64") as caught:
+        world.init()
+    assert "Debian 12" in (caught.value.hint or "")
+    assert not world.places.state.exists()
 
 
 @pytest.mark.parametrize("name", ["two words", "quo'te", "per%cent", "{{ x }}"])
