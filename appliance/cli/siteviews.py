@@ -95,7 +95,7 @@ def show_reset(output: Output, done: ResetResult) -> None:
     emit(output, asdict(done), columns=["bare again", "changes"], rows=rows)
     for machine, reason in done.unreached.items():
         say(f"warning: {machine} was not reached ({reason}): it is not bare, though the site no longer counts on it")
-        say(f"  left on it: packages, units, images, models, the cluster's files and its keys to the cluster")
+        say("  left on it: packages, units, images, models, the cluster's files and its keys to the cluster")
         say(f"  run site reset {machine} when it answers, or install it anew")
 
 

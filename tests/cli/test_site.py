@@ -158,16 +158,16 @@ def test_a_line_for_the_depot_itself_is_no_error(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "check", "fix"),
+    ("says", "expected"),
     [
-        ("bash: line 1: /usr/bin/python3: No such file or directory; exit 127", "python", "install Debian's python3"),
-        ("sudo: a password is required; exit 1", "root", "let that user sudo without a password"),
-        ("root@x: Permission denied (publickey).; exit 255", "login", "ssh-copy-id"),
-        ("ssh: connect to host: No route to host; exit 255", "login", "start the machine, check its cable"),
+        ("bash: line 1: /usr/bin/python3: No such file or directory; exit 127", ("python", "install Debian's python3")),
+        ("sudo: a password is required; exit 1", ("root", "let that user sudo without a password")),
+        ("root@x: Permission denied (publickey).; exit 255", ("login", "ssh-copy-id")),
+        ("ssh: connect to host: No route to host; exit 255", ("login", "start the machine, check its cable")),
     ],
 )
 def test_a_machine_that_cannot_be_asked_fails_the_check_that_is_about_the_reason(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str, check: str, fix: str
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str, expected: tuple[str, str]
 ) -> None:
     terminal.init()
     words, _, ending = says.rpartition("; ")
@@ -179,8 +179,8 @@ def test_a_machine_that_cannot_be_asked_fails_the_check_that_is_about_the_reason
     done = terminal.check("-o", "json")
     assert done.exit_code == 5
     found = next(one for one in json.loads(done.stdout)["checks"] if one["machine"] == "gpu1" and one["state"] == "fail")
-    assert found["name"] == check
-    assert fix in found["fix"]
+    assert found["name"] == expected[0]
+    assert expected[1] in found["fix"]
 
 
 def test_a_chatty_login_shell_is_named_as_what_it_is(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_machine_that_was_away_is_made_bare_later_though_no_cluster_is_there(s
 def test_a_machine_with_another_host_key_is_refused_with_both_and_nothing_changes(site: Site, node: str | None) -> None:
     site.other = {"gpu1"}
     before = snapshot(site.places.site)
-    with pytest.raises(VerificationError, match="gpu1 .*wrong ssh host key: expected") as caught:
+    with pytest.raises(VerificationError, match=r"gpu1 .*wrong ssh host key: expected") as caught:
         site.reset(node)
     assert host_key("evil-gpu1").fingerprint in caught.value.message
     assert "find out who changed it" in (caught.value.hint or "")

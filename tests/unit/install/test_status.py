@@ -35,7 +35,6 @@ from appliance.progress import SILENT, Silent
 from tests.support.simulator import Line, blob_of, contents_of, file_artifact
 from tests.support.site import World, site
 
-
 OURS = frozenset({"kube-system", "kube-flannel"})
 
 
