@@ -58,7 +58,8 @@ def reset(site: SiteFile, places: SitePlaces, *, node: str | None, confirmed: st
     with locked(places.lock, what=LOCK_WHAT):
         unreached = _unreached(site, places, machines)
         bare = tuple(machine.name for machine in machines if machine.name not in unreached)
-        done = _run(site, places, bare=bare, leaving=_leaving(places, node), progress=progress)
+        lost = (*unreached, *_gone(site, places))
+        done = _run(site, places, bare=bare, lost=tuple(dict.fromkeys(lost)), progress=progress)
         _forget(site, places, node)
     return ResetResult(machines=bare, unreached=unreached, changed=dict(done.changed), seconds=done.seconds)
 
@@ -76,20 +77,21 @@ def _unreached(site: SiteFile, places: SitePlaces, machines: Sequence[Machine]) 
         return {machine.name: reason for machine, reason in answers if reason}
 
 
-def _leaving(places: SitePlaces, node: str | None) -> tuple[str, ...]:
-    """Return whom a cluster that stays must forget: nobody when all of it goes, or when there is none."""
+def _gone(site: SiteFile, places: SitePlaces) -> tuple[str, ...]:
+    """Return the control planes when no cluster is there any more (a machine that was away is made bare later): nobody asks them."""
     with at(places.kubeconfig):
-        return (node,) if node is not None and places.kubeconfig.is_file() else ()
+        there = places.kubeconfig.is_file()
+    return () if there else tuple(machine.name for machine in site.with_role(Role.CONTROL_PLANE))
 
 
-def _run(site: SiteFile, places: SitePlaces, *, bare: Sequence[str], leaving: Sequence[str], progress: Progress) -> PlaybookResult:
+def _run(site: SiteFile, places: SitePlaces, *, bare: Sequence[str], lost: Sequence[str], progress: Progress) -> PlaybookResult:
     reporter = StepReporter(progress=progress, width=max(len(machine.name) for machine in site.machines))
     progress.start("reset", unit="tasks")
     try:
         return run_playbook(
             "reset",
             inventory=inventory(site, places),
-            variables={**site_variables(site, places, site_id(places)), "reset_machines": list(bare), "bare_leaving": list(leaving)},
+            variables={**site_variables(site, places, site_id(places)), "reset_machines": list(bare), "reset_lost": list(lost)},
             private_data_dir=new_run(places, "reset"),
             on_event=reporter,
         )

@@ -37,7 +37,7 @@ class Site:
         return "No route to host" if login.name in self.away else ""
 
     def run_playbook(self, name: str, *, variables: Mapping[str, object], **_: object) -> PlaybookResult:
-        self.ran.append({key: variables[key] for key in ("reset_machines", "bare_leaving")})
+        self.ran.append({key: variables[key] for key in ("reset_machines", "reset_lost")})
         return PlaybookResult(name=name, changed={"gpu1": 7}, changes=(), seconds=1.0, log=Path("run.log"))
 
     def reset(self, node: str | None = None) -> reset.ResetResult:
@@ -60,7 +60,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 def test_a_node_that_answers_leaves_the_cluster_and_is_made_bare(site: Site) -> None:
     done = site.reset("gpu1")
     assert (done.machines, done.unreached) == (("gpu1",), {})
-    assert site.ran == [{"reset_machines": ["gpu1"], "bare_leaving": ["gpu1"]}]
+    assert site.ran == [{"reset_machines": ["gpu1"], "reset_lost": []}]
     assert site.stands() == ["depot", "cp1"]
     assert site.places.kubeconfig.exists()
 
@@ -69,7 +69,7 @@ def test_a_lost_node_leaves_the_cluster_and_is_named_as_not_reached(site: Site) 
     site.away = {"gpu1"}
     done = site.reset("gpu1")
     assert (done.machines, done.unreached) == ((), {"gpu1": "No route to host"})
-    assert site.ran == [{"reset_machines": [], "bare_leaving": ["gpu1"]}]
+    assert site.ran == [{"reset_machines": [], "reset_lost": ["gpu1"]}]
     assert site.stands() == ["depot", "cp1"]
 
 
@@ -79,7 +79,7 @@ def test_a_whole_reset_with_a_lost_machine_is_complete_and_names_it(site: Site, 
     done = site.reset()
     rest = [name for name in ("depot", "cp1", "gpu1") if name != away]
     assert (list(done.machines), done.unreached) == (rest, {away: "No route to host"})
-    assert site.ran == [{"reset_machines": rest, "bare_leaving": []}]
+    assert site.ran == [{"reset_machines": rest, "reset_lost": [away]}]
     assert site.stands() == []
     assert not site.places.kubeconfig.exists()
 
@@ -89,7 +89,7 @@ def test_a_machine_that_was_away_is_made_bare_later_though_no_cluster_is_there(s
     site.reset()
     site.away = set()
     assert site.reset("gpu1").machines == ("gpu1",)
-    assert site.ran[1] == {"reset_machines": ["gpu1"], "bare_leaving": []}
+    assert site.ran[1] == {"reset_machines": ["gpu1"], "reset_lost": ["cp1"]}
 
 
 @pytest.mark.parametrize("node", [None, "gpu1"])
