@@ -58,8 +58,8 @@ def reset(site: SiteFile, places: SitePlaces, *, node: str | None, confirmed: st
     with locked(places.lock, what=LOCK_WHAT):
         unreached = _unreached(site, places, machines)
         bare = tuple(machine.name for machine in machines if machine.name not in unreached)
-        lost = (*unreached, *_gone(site, places))
-        done = _run(site, places, bare=bare, lost=tuple(dict.fromkeys(lost)), progress=progress)
+        lost = tuple(dict.fromkeys((*unreached, *_gone(site, places))))
+        done = _run(site, places, bare=bare, lost=[name for name in lost if name not in bare], progress=progress)
         _forget(site, places, node)
     return ResetResult(machines=bare, unreached=unreached, changed=dict(done.changed), seconds=done.seconds)
 

@@ -92,6 +92,12 @@ def test_a_machine_that_was_away_is_made_bare_later_though_no_cluster_is_there(s
     assert site.ran[1] == {"reset_machines": ["gpu1"], "reset_lost": ["cp1"]}
 
 
+def test_a_whole_reset_after_a_first_run_that_made_no_cluster_is_of_every_machine(site: Site) -> None:
+    site.places.kubeconfig.unlink()
+    assert site.reset().machines == ("depot", "cp1", "gpu1")
+    assert site.ran == [{"reset_machines": ["depot", "cp1", "gpu1"], "reset_lost": []}]
+
+
 @pytest.mark.parametrize("node", [None, "gpu1"])
 def test_a_machine_with_another_host_key_is_refused_with_both_and_nothing_changes(site: Site, node: str | None) -> None:
     site.other = {"gpu1"}
