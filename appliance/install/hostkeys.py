@@ -155,9 +155,7 @@ def check_expected(site: SiteFile, known: Mapping[str, HostKey], expected: Mappi
         machine = site.machine(name)
         if machine is None:
             raise UsageError(f"{name}: no machine of the site file", hint="correct its line in the file of fingerprints, or remove it")
-        if machine is site.depot:  # this machine: no ssh, and no key of it is ever accepted
-            continue
-        accepted = known.get(host_name(machine))
+        accepted = known.get(host_name(machine))  # None for the depot: no key of this very machine is ever accepted
         if accepted is not None and accepted.fingerprint not in fingerprints:
             raise VerificationError(
                 f"{name} ({machine.address}): another ssh host key was accepted before: expected {' or '.join(sorted(fingerprints))}, "
