@@ -158,11 +158,13 @@ def _refuse_templates(value: object, where: str) -> None:
 @contextmanager
 def _ended(folder: Path) -> Iterator[None]:
     """Leave nothing of Ansible running when the run cannot be followed any more."""
+    followed = False
     try:
         yield
-    except BaseException:
-        end_leftovers(folder)
-        raise
+        followed = True
+    finally:
+        if not followed:
+            end_leftovers(folder)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 ENTER, CTRL_D, CTRL_C = "\n", "\x04", "\x03"
 
@@ -33,28 +32,14 @@ def typed(words: Sequence[str], answers: Sequence[tuple[str, str]], *, env: Mapp
         for question, keys in answers:
             shown += _read_until(master, question)
             if keys == CTRL_C:
-                _interrupt(process, master)
-            else:
-                os.write(master, keys.encode())
+                time.sleep(0.5)  # as a person does: Python keeps a signal between its question and its read until a line comes
+            os.write(master, keys.encode())
         shown += _read_until(master, None)
         return process.wait(timeout=60), shown.replace("\r\n", "\n")
     finally:
         process.kill()
         process.wait()
         os.close(master)
-
-
-def _interrupt(process: subprocess.Popen[bytes], master: int) -> None:
-    """Press Ctrl-C as a person does: after the question stands there, and again when nothing has happened for long.
-
-    A signal between the printed question and Python's read is kept by Python until a line comes.
-    """
-    for _ in range(6):
-        time.sleep(0.3)
-        os.write(master, CTRL_C.encode())
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
-            return
 
 
 def _read_until(master: int, words: str | None) -> str:
