@@ -90,7 +90,7 @@ def _check_names(site: SiteFile) -> None:
         if _LABEL.fullmatch(name) is None:
             raise _wrong(f"{field}: {name!r} is not a name", "use up to 40 lower-case letters, digits and dashes, a letter first")
     if site.ssh_key and PLAIN_PATH.fullmatch(site.ssh_key) is None:
-        raise _wrong(f"ssh_key: {site.ssh_key!r} is not an absolute path of one word", 'write ssh_key = "/root/.ssh/id_ed25519"')
+        raise _wrong(f"ssh_key: {site.ssh_key!r} is not an absolute path of one word", 'write ssh_key = "/etc/appliance/ssh_key"')
     for machine in site.machines:
         if machine.name in _RESERVED:
             raise _wrong(f"machines: name: {machine.name!r} means something else to YAML or Ansible", "call the machine otherwise")
