@@ -24,6 +24,7 @@ from pyhelm3.command import Command
 from pyhelm3.errors import Error as HelmError
 from pyhelm3.errors import ReleaseNotFoundError
 
+from appliance.adapters.cluster import plain_environment
 from appliance.digests import Digest
 from appliance.errors import FormatError, ToolError, VerificationError
 
@@ -101,15 +102,6 @@ def default_values(chart: Path) -> dict[str, object]:
     return {}
 
 
-def ensure_chart(wanted: ChartWanted, place: HelmPlace) -> bool:
-    """Make the release as it is wanted; return whether that changed anything.
-
-    Raises:
-        ToolError: helm failed; the message has its reason.
-    """
-    return ensure_charts([wanted], place)[wanted.name]
-
-
 def ensure_charts(wanted: Sequence[ChartWanted], place: HelmPlace) -> dict[str, bool]:
     """Make all releases as they are wanted, at the same time; return by name whether that changed anything.
 
@@ -129,8 +121,22 @@ def ensure_charts(wanted: Sequence[ChartWanted], place: HelmPlace) -> dict[str, 
     return changed
 
 
+class _PlainHelm(Command):  # type: ignore[misc] # pyhelm3 has no types
+    """pyhelm3's commands, with nothing of this process's environment that helm would take for a setting or a proxy."""
+
+    def __init__(self, place: HelmPlace) -> None:
+        """Speak to the cluster of `place` through its helm."""
+        super().__init__(executable="/usr/bin/env", kubeconfig=place.kubeconfig, default_timeout=_TIMEOUT)
+        self._start = ["-i", *(f"{name}={value}" for name, value in plain_environment().items()), str(place.helm)]
+
+    async def run(self, command: list[str], input: bytes | None = None) -> bytes:  # noqa: A002 - pyhelm3's name
+        """Run helm with the words `command`."""
+        output: bytes = await super().run([*self._start, *command], input)
+        return output
+
+
 async def _ensure(wanted: ChartWanted, place: HelmPlace) -> bool:
-    command = Command(executable=str(place.helm), kubeconfig=place.kubeconfig, default_timeout=_TIMEOUT)
+    command = _PlainHelm(place)
     description = _description(wanted)
     try:
         if await _is_there(command, wanted, description):

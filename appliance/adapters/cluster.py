@@ -9,6 +9,7 @@ file that only root reads.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from appliance.errors import ToolError
 
 _REQUEST_SECONDS = 15
 _PATIENCE_SECONDS = 30
-_CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+_KEPT = ("HOME", "PATH", "TMPDIR", "USER", "LOGNAME")
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -32,7 +33,6 @@ class _Meta(_Struct, frozen=True, kw_only=True):
     name: str
     namespace: str = ""
     uid: str = ""
-    labels: dict[str, str] = {}
 
 
 class _Condition(_Struct, frozen=True, kw_only=True):
@@ -49,16 +49,12 @@ class _Address(_Struct, frozen=True, kw_only=True):
 
 class _NodeInfo(_Struct, frozen=True, kw_only=True):
     kubelet_version: str = ""
-    kernel_version: str = ""
-    os_image: str = ""
-    container_runtime_version: str = ""
 
 
 class _NodeStatus(_Struct, frozen=True, kw_only=True):
     conditions: tuple[_Condition, ...] = ()
     addresses: tuple[_Address, ...] = ()
     node_info: _NodeInfo = _NodeInfo()
-    allocatable: dict[str, str] = {}
 
 
 class _NodeSpec(_Struct, frozen=True, kw_only=True):
@@ -91,6 +87,7 @@ class _Container(_Struct, frozen=True, kw_only=True):
 
 class _PodStatus(_Struct, frozen=True, kw_only=True):
     phase: str = ""
+    reason: str = ""
     conditions: tuple[_Condition, ...] = ()
     container_statuses: tuple[_Container, ...] = ()
 
@@ -113,23 +110,29 @@ class _Pods(_Struct, frozen=True, kw_only=True):
     items: tuple[_Pod, ...]
 
 
+def plain_environment() -> dict[str, str]:
+    """Return what kubectl and helm need of this process's environment: no proxy, no setting of theirs."""
+    return {**{name: os.environ[name] for name in _KEPT if name in os.environ}, "LC_ALL": "C.UTF-8"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One Kubernetes node. `reason` says why it is not ready; `version` is its kubelet's; `runtime` its containerd's."""
+    """One Kubernetes node. `reason` says why it is not ready; `version` is its kubelet's."""
 
     name: str
     ready: bool
     reason: str
     version: str
-    runtime: str
     address: str
-    control_plane: bool
     schedulable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """One pod. `running` is true when it is ready or has finished well; else `reason` says what it waits for."""
+    """One pod. `running` is true when it is ready or has finished well; else `reason` says what it waits for.
+
+    `over` is true when it has failed for good, as an evicted one has: it stays to be read and never runs again.
+    """
 
     namespace: str
     name: str
@@ -138,6 +141,7 @@ class Pod:
     running: bool
     reason: str
     restarts: int
+    over: bool = False
 
 
 _ListT = TypeVar("_ListT", _Nodes, _Pods)
@@ -168,13 +172,6 @@ class Cluster:
         found = self._list("pods", _Pods)
         return tuple(sorted((_pod(pod) for pod in found.items), key=lambda pod: (pod.namespace, pod.name)))
 
-    def ready(self) -> bool:
-        """Return whether the API says it is ready (`/readyz`)."""
-        try:
-            return self._run(["get", "--raw", "/readyz"], step="ask the API") == b"ok"
-        except ToolError:
-            return False
-
     def _list(self, kind: str, shape: type[_ListT]) -> _ListT:
         step = f"list {kind}"
         data = self._run(["get", kind, "--all-namespaces", "--output=json"], step=step)
@@ -186,7 +183,9 @@ class Cluster:
     def _run(self, words: Sequence[str], *, step: str) -> bytes:
         command = [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", f"--request-timeout={_REQUEST_SECONDS}s", *words]
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_SECONDS, check=False)
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_SECONDS, check=False, env=plain_environment()
+            )
         except FileNotFoundError as error:
             raise ToolError(f"{self.kubectl}: no kubectl there yet", step=step, hint="run site install") from error
         except subprocess.TimeoutExpired as error:
@@ -211,9 +210,7 @@ def _node(node: _Node) -> Node:
         ready=ready,
         reason="" if ready else (condition.message or condition.reason if condition is not None else "its kubelet has not reported yet"),
         version=node.status.node_info.kubelet_version,
-        runtime=node.status.node_info.container_runtime_version,
         address=next((found.address for found in node.status.addresses if found.type == "InternalIP"), ""),
-        control_plane=_CONTROL_PLANE_LABEL in node.metadata.labels,
         schedulable=not node.spec.unschedulable,
     )
 
@@ -229,6 +226,7 @@ def _pod(pod: _Pod) -> Pod:
         running=finished or ready,
         reason="" if finished or ready else _why(pod.status),
         restarts=sum(found.restart_count for found in pod.status.container_statuses),
+        over=pod.status.phase == "Failed",
     )
 
 
@@ -238,4 +236,4 @@ def _why(status: _PodStatus) -> str:
             if state is not None and state.reason:
                 return f"{container.name}: {state.reason}"
     unscheduled = next((found.message for found in status.conditions if found.type == "PodScheduled" and found.status == "False"), "")
-    return unscheduled or status.phase or "unknown"
+    return unscheduled or status.reason or status.phase or "unknown"

@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import os
+import platform
 import queue
 import shlex
 import subprocess
@@ -64,6 +65,15 @@ class Outcome:
     errors: str
 
 
+def own_system() -> tuple[str, str, str]:
+    """Return what this very machine runs: id and version as os-release(5) has them, and the architecture; empty when unknown."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    return release.get("ID", ""), release.get("VERSION_ID", ""), platform.machine()
+
+
 def parse_host_key(kind: str, blob: str) -> HostKey | None:
     """Return the key, or None when this is not a host key of a kind that is taken."""
     try:
@@ -108,6 +118,20 @@ def run_on(login: Login, command: Sequence[str], *, stdin: bytes = b"", seconds:
     return done
 
 
+def why_silent(login: Login, *, seconds: float = 60) -> str:
+    """Return empty when the machine of `login` lets us in, else why it is not reached.
+
+    Raises:
+        VerificationError: the machine shows another host key than the accepted one.
+        ToolError: it answers, and refuses the login or does not end in time.
+    """
+    done = _run(_command(login, ["true"]), b"", seconds=seconds, step=_step(login))
+    if "Permission denied" not in done.errors and not _shows_other_key(done.errors) and login.address and done.code == _SSH_FAILED:
+        return _last_reason(done.errors)
+    _refuse_ssh_failure(login, done.code, done.errors)
+    return ""
+
+
 def _step(login: Login) -> str:
     return f"ssh to {login.name}" if login.address else f"a command on {login.name}"
 
@@ -136,11 +160,19 @@ def _run(command: Sequence[str], stdin: bytes, *, seconds: float, step: str) -> 
 _SSH_FAILED = 255
 
 
+def _last_reason(errors: str) -> str:
+    return next((line for line in reversed(errors.splitlines()) if line.strip()), "no reason given").strip()
+
+
+def _shows_other_key(errors: str) -> bool:
+    return "Host key verification failed" in errors or "No matching host key" in errors
+
+
 def _refuse_ssh_failure(login: Login, code: int, errors: str) -> None:
     if not login.address or code != _SSH_FAILED:
         return
-    reason = next((line for line in reversed(errors.splitlines()) if line.strip()), "no reason given").strip()
-    if "Host key verification failed" in errors or "No matching host key" in errors:
+    reason = _last_reason(errors)
+    if _shows_other_key(errors):
         raise VerificationError(
             f"{login.name} ({login.address}): the ssh host key is not the one that was accepted",
             hint="find out who changed it; accept a rebuilt machine's new key only at its own console",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of an earlier run that lost its parent: found by the run's folder in their command line, and ended.
+"""Processes of an earlier run that lost its parent: found by the settings file they were started with, and ended.
 
 Ansible's workers are sessions of their own, so the death of the run that began them does not reach them; one that hangs
 would stay for ever, one that works would meet the next run. Call this only while no other run can be there (under the
@@ -16,16 +16,17 @@ from pathlib import Path
 
 
 def end_leftovers(folder: Path, *, proc: Path = Path("/proc")) -> tuple[int, ...]:
-    """Kill every process of this user whose command line names a path below `folder`; return their ids.
+    """Kill every process of this user that Ansible was started with for a run below `folder`; return their ids.
 
-    This process and its parents are never among them.
+    Ansible and all it starts have `ANSIBLE_CONFIG=<run>/ansible.cfg` in their environment. Somebody's pager, editor or
+    backup that only names a file there is none of them, nor is this process or one of its parents.
     """
-    mark = f"{folder}/".encode()
+    mark = f"\0ANSIBLE_CONFIG={folder}/".encode()
     ended = []
     for entry in proc.glob("[0-9]*"):
         pid = int(entry.name)
         with suppress(OSError):
-            if entry.stat().st_uid == os.geteuid() and mark in (entry / "cmdline").read_bytes() and pid not in _ancestors():
+            if entry.stat().st_uid == os.geteuid() and mark in b"\0" + (entry / "environ").read_bytes() and pid not in _ancestors():
                 os.kill(pid, signal.SIGKILL)
                 ended.append(pid)
     return tuple(sorted(ended))

@@ -6,6 +6,9 @@ Ansible is started as `PYTHON -m ansible playbook ...` with this process's own m
 no `ansible-playbook` on PATH. Nothing of the caller's Ansible settings is read. What a run leaves in its private folder
 (0700) is Ansible's output alone, `run.log`; results of tasks that carry secrets are censored by Ansible (`no_log`), and the
 files ansible-runner keeps of environment, variables and events are removed.
+
+Ansible evaluates variables as templates, on this machine and as its user. What comes here was written by people and signers
+elsewhere, so a value that looks like a template is refused before anything is started.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -24,8 +29,10 @@ from typing import cast
 
 import ansible_runner
 
-from appliance.adapters.playbook_failures import Failure, cause_of, next_step
-from appliance.errors import HostError, ToolError
+from appliance.adapters.disk import at
+from appliance.adapters.leftovers import end_leftovers
+from appliance.adapters.playbook_failures import Failure, as_error, failure_of
+from appliance.errors import ApplianceError, FormatError, HostError, ToolError
 
 _BESIDE = Path(__file__).resolve().parents[2] / "playbooks"
 _INSIDE = Path(__file__).resolve().parents[1] / "data" / "playbooks"
@@ -36,6 +43,9 @@ _CIPHER = "aes128-gcm@openssh.com"
 _FOREIGN = re.compile(
     r"(?!ANSIBLE_(CALLBACK_PLUGINS|CONFIG|HOME|LOCAL_TEMP|NOCOLOR|PIPELINING|SSH_|TIMEOUT|GATHERING|HOST_KEY|STDOUT_CALLBACK|RETRY))ANSIBLE_[A-Z0-9_]+"
 )
+_TEMPLATE = re.compile(r"\{[{%#]")
+_SOCKETS = Path("/run")
+"""Where ssh's control sockets go: a path of theirs may have 107 characters in all, and the private folder's is long already."""
 _ENVIRONMENT_KEPT = ("HOME", "PATH", "SSH_AUTH_SOCK", "TMPDIR", "USER", "LOGNAME")
 
 
@@ -100,28 +110,69 @@ def run_playbook(
 
     Raises:
         ToolError: a task failed or a machine is not reachable; the message has host, task and cause, `step` the task.
-        HostError: the private folder cannot be written, or there are no playbooks.
+        VerificationError, FormatError: our own program on a machine refused with that exit code.
+        FormatError: a variable or a word of the inventory is a template.
+        HostError: the private folder cannot be written (a full disk), or there are no playbooks; a machine is unfit.
     """
+    _refuse_templates(inventory, "inventory")
+    _refuse_templates(variables, "variables")
     _make_private(private_data_dir)
     began = time.monotonic()
     listener = _Listener(on_event=on_event)
-    runner = ansible_runner.run(
-        private_data_dir=str(private_data_dir),
-        project_dir=str(playbooks_folder()),
-        playbook=f"{name}.yml",
-        inventory=dict(inventory),
-        extravars=dict(variables),
-        envvars=_environment(private_data_dir),
-        cmdline="--check" if check else None,
-        forks=_FORKS,
-        event_handler=listener,
-        quiet=True,
-        ident="run",
-    )
-    log = _scrub(private_data_dir)
+    with at(private_data_dir), _ended(private_data_dir), _sockets() as sockets:
+        runner = ansible_runner.run(
+            private_data_dir=str(private_data_dir),
+            project_dir=str(playbooks_folder()),
+            playbook=f"{name}.yml",
+            inventory=dict(inventory),
+            extravars=dict(variables),
+            envvars=_environment(private_data_dir, sockets),
+            cmdline="--check" if check else None,
+            forks=_FORKS,
+            event_handler=listener,
+            quiet=True,
+            ident="run",
+        )
+        log = scrub_run(private_data_dir)
     if listener.failures or runner.rc != 0:
         raise _explain(name, tuple(listener.failures), code=runner.rc, log=log)
     return PlaybookResult(name=name, changed=listener.counts(), changes=tuple(listener.changes), seconds=time.monotonic() - began, log=log)
+
+
+def _refuse_templates(value: object, where: str) -> None:
+    """Refuse every string, key or value, that Ansible would evaluate."""
+    if isinstance(value, str) and _TEMPLATE.search(value):
+        raise FormatError(
+            f"{where}: {value[:200]!r} is a template, expected plain words; nothing was changed",
+            hint="correct it in the site file; if it comes from the release, do not install it and ask the publisher who signed it",
+        )
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            _refuse_templates(key, where)
+            _refuse_templates(below, f"{where}: {key}")
+    elif isinstance(value, list | tuple):
+        for number, below in enumerate(value, start=1):
+            _refuse_templates(below, f"{where} {number}")
+
+
+@contextmanager
+def _ended(folder: Path) -> Iterator[None]:
+    """Leave nothing of Ansible running when the run cannot be followed any more."""
+    followed = False
+    try:
+        yield
+        followed = True
+    finally:
+        if not followed:
+            end_leftovers(folder)
+
+
+@contextmanager
+def _sockets() -> Iterator[Path]:
+    """Give ssh a private folder with a short name for its control sockets; it is gone afterwards."""
+    place = _SOCKETS if os.access(_SOCKETS, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="appliance-ssh-", dir=place, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,7 +212,7 @@ class _Listener:
             self.changes.append(event)
         if status in {TaskStatus.FAILED, TaskStatus.UNREACHABLE} and not about.get("ignore_errors"):
             unreachable = status is TaskStatus.UNREACHABLE
-            self.failures.append(Failure(host=event.host, task=event.task, cause=cause_of(result), unreachable=unreachable))
+            self.failures.append(failure_of(event.host, event.task, result, unreachable=unreachable))
         self.on_event(event)
 
     def counts(self) -> dict[str, int]:
@@ -189,7 +240,7 @@ def _make_private(folder: Path) -> None:
         raise HostError(f"{folder}: {error.strerror}", hint="run it as root, or name another folder with --state") from error
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, sockets: Path) -> dict[str, str]:
     """Return the whole environment of Ansible: its settings, and of this process only what ssh and Python need."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
     search = os.pathsep.join([str(_launcher(folder).parent), kept.get("PATH", os.defpath)])
@@ -207,7 +258,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "ANSIBLE_PIPELINING": "1",
         "ANSIBLE_HOST_KEY_CHECKING": "1",
         "ANSIBLE_SSH_ARGS": f"-o ControlMaster=auto -o ControlPersist=120s -o Ciphers=^{_CIPHER}",
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "ssh"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
         "ANSIBLE_TIMEOUT": "20",
         "ANSIBLE_GATHERING": "explicit",
         "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "0",
@@ -243,27 +294,29 @@ def _launcher(folder: Path) -> Path:
     return launcher
 
 
-def _scrub(folder: Path) -> Path:
-    """Keep Ansible's output and nothing else of a run; returns the log."""
+def scrub_run(folder: Path) -> Path:
+    """Keep Ansible's output and nothing else of a run, also of one that was killed; returns the log.
+
+    Raises:
+        OSError: the log cannot be kept.
+    """
     log = folder / _LOG
     output = folder / "artifacts" / "run" / "stdout"
     if output.is_file():
         output.replace(log)
         log.chmod(0o600)
-    for name in ("artifacts", "env", "inventory", "ansible", "bin", "ssh"):
+    for name in ("artifacts", "env", "inventory", "ansible", "bin"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "ansible.cfg").unlink(missing_ok=True)
     return log
 
 
-def _explain(name: str, failures: tuple[Failure, ...], *, code: int, log: Path) -> ToolError:
+def _explain(name: str, failures: tuple[Failure, ...], *, code: int, log: Path) -> ApplianceError:
     if not failures:
         last = _last_line(log)
         return ToolError(f"playbook {name} ended with {code}: {last}", step=name, hint=f"read {log}, then run it again")
-    first = failures[0]
-    others = sorted({failure.host for failure in failures} - {first.host})
-    also = f" (also failed: {', '.join(others)})" if others else ""
-    return ToolError(f"{first.host}: {first.task}: {first.cause}{also}", step=first.task, hint=f"{next_step(first)}; all of it: {log}")
+    refused = next((failure for failure in failures if failure.code), failures[0])
+    return as_error(refused, others={failure.host for failure in failures} - {refused.host}, log=log)
 
 
 def _last_line(log: Path) -> str:

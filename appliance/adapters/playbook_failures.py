@@ -5,21 +5,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.errors import ApplianceError, FormatError, HostError, ToolError, VerificationError
 
 _MAX_CAUSE = 400
+_OWN_ERROR, _OWN_HINT = "appliance: error: ", "appliance: hint: "
+_OTHER_KEY = "Host key verification failed"
+_KEY_HINT = "find out who changed the ssh host key; site check names the accepted one and the one that is shown"
+_REFUSALS: Mapping[int, type[ApplianceError]] = {kind.exit_code: kind for kind in (VerificationError, FormatError, HostError)}
+"""What our own program on a machine means by its exit code; its others are steps that failed."""
 _KUBEADM_ERROR = re.compile(r"\[ERROR ([^\]]+)\]: (.+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One task that failed on one host, and why."""
+    """One task that failed on one host, and why.
+
+    Where our own program refused there, `code` is its exit code and `hint` what it said to do; else 0 and empty.
+    """
 
     host: str
     task: str
     cause: str
     unreachable: bool = False
+    code: int = 0
+    hint: str = ""
 
 
 _NEXT = (
@@ -40,13 +53,46 @@ _NEXT = (
 )
 
 
-def cause_of(result: Mapping[str, object]) -> str:
-    """Return the one line of a task's result that says most: kubeadm's errors, a loop's failed item, or the end of stderr."""
+def failure_of(host: str, task: str, result: Mapping[str, object], *, unreachable: bool) -> Failure:
+    """Return what the result of a failed task says."""
+    if unreachable and _OTHER_KEY in (cause := cause_of(result)):
+        return Failure(host=host, task=task, cause=cause, unreachable=True, code=VerificationError.exit_code, hint=_KEY_HINT)
+    own = _own_lines(_failed_item(result))
+    code = _failed_item(result).get("rc")
+    refused = code if isinstance(code, int) and code in _REFUSALS and own.get(_OWN_ERROR) else 0
+    return Failure(host=host, task=task, cause=cause_of(result), unreachable=unreachable, code=refused, hint=own.get(_OWN_HINT, ""))
+
+
+def as_error(failure: Failure, *, others: Collection[str], log: Path) -> ApplianceError:
+    """Return the error of a run in which `failure` is the one to tell; `others` are hosts that failed too."""
+    also = f" (also failed: {', '.join(sorted(others))})" if others else ""
+    message = f"{failure.host}: {failure.task}: {failure.cause}{also}"
+    hint = f"{failure.hint or next_step(failure)}; all of it: {log}"
+    refusal = _REFUSALS.get(failure.code)
+    return refusal(message, hint=hint) if refusal is not None else ToolError(message, step=failure.task, hint=hint)
+
+
+def _failed_item(result: Mapping[str, object]) -> Mapping[str, object]:
     items = result.get("results")
     if isinstance(items, list):
         for item in items:
             if isinstance(item, dict) and (item.get("failed") or item.get("unreachable")):
-                return cause_of(item)
+                return _failed_item(item)
+    return result
+
+
+def _own_lines(result: Mapping[str, object]) -> dict[str, str]:
+    """Return what our own program said in its last error and hint, by the words that begin such a line."""
+    text = result.get("stderr")
+    lines = text.splitlines() if isinstance(text, str) and not result.get("censored") else []
+    return {own: line.removeprefix(own).strip() for line in lines for own in (_OWN_ERROR, _OWN_HINT) if line.startswith(own)}
+
+
+def cause_of(result: Mapping[str, object]) -> str:
+    """Return the one line of a task's result that says most: kubeadm's errors, a loop's failed item, or the end of stderr."""
+    result = _failed_item(result)
+    if own := _own_lines(result).get(_OWN_ERROR):
+        return own[:_MAX_CAUSE]
     if result.get("censored"):
         return "it failed; its output is hidden because it holds a secret"
     for name in ("stderr", "module_stderr", "msg", "stdout", "exception"):

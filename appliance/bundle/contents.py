@@ -103,7 +103,16 @@ class Contents(Document, frozen=True, kw_only=True):
 
 _CHUNKS = re.compile(r"(?:sha256:[0-9a-f]{64})*")
 _DIGEST_LENGTH = 71
+_MAX_REFERENCE = 512
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+~-]{0,254}")
+_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9.+~:_-]{0,254}")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,127}")
+_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/%:+~-]{0,511}")
+_REFERENCE = re.compile(
+    r"(?=[^/]*[.:]|localhost/)(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?\.)*[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?::[0-9]{1,5})?"
+    r"(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)+:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}"
+)
+"""`host/name:tag`, the grammar of distribution's `reference` package; who makes a bundle reads it by `adapters/references.py`."""
 _AGAIN: Final = "create the bundle again; if it was carried, carry it again"
 
 
@@ -149,7 +158,7 @@ def _check_blobs(blobs: tuple[Blob, ...], *, what: str) -> None:
 
 def _check_artifact(artifact: Artifact, content_class: ContentClass, listed: Mapping[Digest, Blob]) -> None:
     what = f"contents of {content_class}: artifact {artifact.name!r}"
-    if _NAME.fullmatch(artifact.name) is None:
+    if _NAME.fullmatch(artifact.name) is None or {"", ".", ".."} & set(artifact.name.split("/")):
         raise FormatError(f"{what}: not a plain name", hint=_AGAIN)
     _check_order(list(artifact.blobs), what=f"{what}: blobs")
     named = [artifact.root, *(package.digest for package in artifact.packages)]
@@ -173,6 +182,21 @@ def _check_artifact(artifact: Artifact, content_class: ContentClass, listed: Map
             raise FormatError(
                 f"{what}: package {package.name} has {package.size} bytes, its blob {listed[package.digest].size}", hint=_AGAIN
             )
+    _check_words(artifact, what)
+
+
+def _check_words(artifact: Artifact, what: str) -> None:
+    """Check what other programs will read as part of a path, a command or a template: nothing but plain words."""
+    if _VERSION.fullmatch(artifact.version) is None:
+        raise FormatError(f"{what}: version {artifact.version[:200]!r} is not a plain version", hint=_AGAIN)
+    if artifact.image is not None:
+        reference = artifact.image.reference
+        if reference != artifact.name.partition("@")[0] or len(reference) > _MAX_REFERENCE or _REFERENCE.fullmatch(reference) is None:
+            raise FormatError(f"{what}: {reference[:200]!r} is not its reference, host/name:tag", hint=_AGAIN)
+    for package in artifact.packages:
+        words = ((_PACKAGE, package.name), (_VERSION, package.version), (_PACKAGE, package.architecture), (_PATH, package.path))
+        if odd := next((text for pattern, text in words if pattern.fullmatch(text) is None), None):
+            raise FormatError(f"{what}: package {package.name[:200]!r}: {odd[:200]!r} is not plain", hint=_AGAIN)
 
 
 def check_relative(path: str, *, what: str) -> None:

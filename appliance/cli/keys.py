@@ -56,10 +56,17 @@ def read_passphrase(file: Path | None, *, confirm: bool = False) -> bytes:
         return (data.splitlines() or [b""])[0]
     if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("no terminal to ask for the passphrase", hint="give --passphrase-file FILE")
-    typed = getpass.getpass("Passphrase: ")
-    if confirm and getpass.getpass("The same again: ") != typed:
+    typed = _typed("Passphrase: ")
+    if confirm and _typed("The same again: ") != typed:
         raise UsageError("the two passphrases differ", hint="run the command again")
     return typed.encode()
+
+
+def _typed(question: str) -> str:
+    try:
+        return getpass.getpass(question)
+    except EOFError as error:
+        raise UsageError("no passphrase was typed; nothing was changed", hint="run the command again") from error
 
 
 @app.command("init")

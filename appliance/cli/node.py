@@ -52,6 +52,8 @@ def place_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Fetch the models of a release from the depot, verified from this node's own pinned root; what is in place is left alone."""
+    if plan and verify:
+        raise UsageError("--plan and --verify together: a plan reads no byte of what is in place", hint="give one of them")
     request = PlaceRequest(
         depot=parse_address(depot),
         ca=ca,

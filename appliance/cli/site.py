@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +22,30 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=Fa
 
 SITE_DEFAULT = Path("/etc/appliance/site.toml")
 SiteFileOption = Annotated[
-    Path, typer.Option("--site", envvar="APPLIANCE_SITE", help="The site file that people edit; it must be the accepted one.")
+    Path | None,
+    typer.Option(
+        "--site",
+        envvar="APPLIANCE_SITE",
+        show_default=str(SITE_DEFAULT),
+        help="The site file that people edit; it must be the accepted one.",
+    ),
 ]
+
+
+def _written(site: Path | None) -> Path | None:
+    """Return the site file that people edit: the one that is named, else the usual one if it is there."""
+    if site is None:
+        return SITE_DEFAULT if SITE_DEFAULT.is_file() else None
+    if not site.is_file():
+        raise UsageError(f"--site {site}: no file there", hint="name the site file that was given to site init, or leave the option out")
+    return site
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip()
+    except EOFError:
+        return ""
 
 
 def _confirm(new: int) -> None:
@@ -34,7 +55,7 @@ def _confirm(new: int) -> None:
             hint="run it on a terminal, or give the expected ones: --accept-host-keys FILE with lines NAME SHA256:...",
         )
     say(f"Compare the root with the paper sheet and {new} host keys with each machine's own console.")
-    if input("Type yes to accept all of them: ").strip() != "yes":
+    if _answer("Type yes to accept all of them: ") != "yes":
         raise UsageError("not accepted; nothing was changed", hint="run site init again when the fingerprints have been compared")
 
 
@@ -42,7 +63,7 @@ def _typed_name(name: str, node: str | None) -> str:
     if not sys.stdin.isatty():
         raise UsageError("nobody is here to confirm", hint=f"run it on a terminal, or confirm with --confirm {name}")
     say(f"This makes {node or 'every machine of the site'} bare: the cluster and all that runs in it there is removed.")
-    return input("Type the site's name to go on: ").strip()
+    return _answer("Type the site's name to go on: ")
 
 
 @app.command()
@@ -62,6 +83,7 @@ def init(
     found = initialise.offer(site_file, places, firsttrust.read_root_file(root))
     siteviews.show_offer(found)
     if expected is not None:
+        hostkeys.check_expected(found.site, found.known, expected)
         chosen = hostkeys.choose(found.new, expected)
     else:
         if found.new or not found.pinned:
@@ -73,13 +95,13 @@ def init(
 
 
 @app.command()
-def check(*, site: SiteFileOption = SITE_DEFAULT, state: StateOption = STATE_DEFAULT, output: OutputOption = Output.TABLE) -> None:
+def check(*, site: SiteFileOption = None, state: StateOption = STATE_DEFAULT, output: OutputOption = Output.TABLE) -> None:
     """Look at every machine before any change, and change nothing. Exit 5 when one is unfit."""
     from appliance.install import preflight, readiness  # noqa: PLC0415 - each command loads only what it uses
     from appliance.install.releases import newest  # noqa: PLC0415
 
     places = SitePlaces(state=state)
-    accepted = initialise.load_accepted(places, written=site)
+    accepted = initialise.load_accepted(places, written=_written(site))
     outlook = readiness.outlook(accepted, places, now=datetime.now(UTC), bundle=newest(places))
     checks = preflight.look(accepted, places, outlook, progress=observer())
     siteviews.show_checks(output, checks)
@@ -90,33 +112,34 @@ def check(*, site: SiteFileOption = SITE_DEFAULT, state: StateOption = STATE_DEF
 def install(
     *,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, per machine, from the store alone.")] = False,
-    site: SiteFileOption = SITE_DEFAULT,
+    site: SiteFileOption = None,
     state: StateOption = STATE_DEFAULT,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make the cluster from the release in the store. Running it again resumes, or changes nothing."""
     from appliance.install import plan as planning  # noqa: PLC0415 - Ansible is loaded by this command alone
-    from appliance.install import run  # noqa: PLC0415
+    from appliance.install import run, standing  # noqa: PLC0415
     from appliance.store import Store  # noqa: PLC0415
 
     places = SitePlaces(state=state)
-    accepted = initialise.load_accepted(places, written=site)
+    accepted = initialise.load_accepted(places, written=_written(site))
     if plan:
         stored = Store(state).release()
         planning.check_release(stored)
+        standing.refuse_other_kubernetes(places, accepted, stored.bundle.release.kubernetes)
         siteviews.show_plan(output, planning.plan(accepted, stored))
         return
     siteviews.show_result(output, run.install(accepted, places, now=datetime.now(UTC), progress=observer()))
 
 
 @app.command()
-def status(*, site: SiteFileOption = SITE_DEFAULT, state: StateOption = STATE_DEFAULT, output: OutputOption = Output.TABLE) -> None:
+def status(*, site: SiteFileOption = None, state: StateOption = STATE_DEFAULT, output: OutputOption = Output.TABLE) -> None:
     """Say in one screen what is true now. Exit 6 with the first thing that is not as it should be."""
     from appliance.install import status as looking  # noqa: PLC0415 - each command loads only what it uses
     from appliance.install.releases import newest  # noqa: PLC0415
 
     places = SitePlaces(state=state)
-    accepted = initialise.load_accepted(places, written=site)
+    accepted = initialise.load_accepted(places, written=_written(site))
     found = looking.status(accepted, places, bundle=newest(places), now=datetime.now(UTC))
     siteviews.show_status(output, found)
     looking.refuse_unhealthy(found)
@@ -127,7 +150,7 @@ def reset(
     node: Annotated[str | None, typer.Argument(help="One machine; without it, the whole site.")] = None,
     *,
     confirm: Annotated[str | None, typer.Option(metavar="NAME", help="The site's name, instead of typing it when asked.")] = None,
-    site: SiteFileOption = SITE_DEFAULT,
+    site: SiteFileOption = None,
     state: StateOption = STATE_DEFAULT,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -135,8 +158,7 @@ def reset(
     from appliance.install import reset as resetting  # noqa: PLC0415 - Ansible is loaded by this command alone
 
     places = SitePlaces(state=state)
-    accepted = initialise.load_accepted(places, written=site)
+    accepted = initialise.load_accepted(places, written=_written(site))
     typed = confirm if confirm is not None else _typed_name(accepted.name, node)
     done = resetting.reset(accepted, places, node=node, confirmed=typed, progress=observer())
-    rows = [[machine, str(done.changed.get(machine, 0))] for machine in done.machines]
-    emit(output, asdict(done), columns=["bare again", "changes"], rows=rows)
+    siteviews.show_reset(output, done)

@@ -16,6 +16,7 @@ from appliance.install.initialise import Offer
 
 if TYPE_CHECKING:  # these load Ansible or much else, which a command that does not need them should not pay for
     from appliance.install.plan import InstallPlan
+    from appliance.install.reset import ResetResult
     from appliance.install.run import InstallResult
     from appliance.install.status import MachineStatus, SiteStatus
 
@@ -86,6 +87,16 @@ def show_result(output: Output, done: InstallResult) -> None:
     }
     rows = [[machine, str(count)] for machine, count in done.changed.items()] + [[f"chart {chart}", "1"] for chart in done.charts]
     emit(output, document, columns=["machine", "changed"], rows=rows)
+
+
+def show_reset(output: Output, done: ResetResult) -> None:
+    """Show which machines are bare, and say of each that was not reached what is still on it."""
+    rows = [[machine, str(done.changed.get(machine, 0))] for machine in done.machines]
+    emit(output, asdict(done), columns=["bare again", "changes"], rows=rows)
+    for machine, reason in done.unreached.items():
+        say(f"warning: {machine} was not reached ({reason}): it is not bare, though the site no longer counts on it")
+        say("  left on it: packages, units, images, models, the cluster's files and its keys to the cluster")
+        say(f"  run site reset {machine} when it answers, or install it anew")
 
 
 def show_status(output: Output, found: SiteStatus) -> None:

@@ -42,7 +42,9 @@ def site_id(places: SitePlaces) -> str:
 
 
 def ensure_authority(site: SiteFile, places: SitePlaces, *, now: datetime) -> bool:
-    """Make the CA certificate if there is none, or if the site's networks are others now (same key); says whether it did.
+    """Make the CA certificate if there is none, or again with the same key; says whether it did.
+
+    Again: the site's networks are others now, its life has not begun yet, or less than a third of it is left.
 
     Raises:
         HostError: it cannot be written.
@@ -51,13 +53,13 @@ def ensure_authority(site: SiteFile, places: SitePlaces, *, now: datetime) -> bo
     wanted = _constraints(site)
     if places.authority.exists():
         found = _read(places)
-        if found.extensions.get_extension_for_class(x509.NameConstraints).value == wanted:
+        if _in_its_time(found, CA_LIFE, now) and found.extensions.get_extension_for_class(x509.NameConstraints).value == wanted:
             return False
     key = _ca_key(places)
     name = _name(f"{site.name} site CA")
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
-        _builder(name, name, key.public_key(), now, CA_LIFE)
+        _builder(name, name, key.public_key(), now, now + CA_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(sign_certificates=True), critical=True)
         .add_extension(wanted, critical=True)
@@ -70,7 +72,8 @@ def ensure_authority(site: SiteFile, places: SitePlaces, *, now: datetime) -> bo
 def ensure_certificate(service: str, site: SiteFile, places: SitePlaces, *, addresses: Sequence[str], now: datetime) -> bool:
     """Issue the server certificate of `service` for `<service>.<site>.internal` and `addresses`, unless a good one is there.
 
-    Good means: issued by this CA for these names, with more than a third of its life left. Returns whether it issued.
+    Good means: issued by this CA for these names, begun, not outliving the CA, with more than a third of its life left.
+    Returns whether it issued.
 
     Raises:
         HostError: it cannot be written.
@@ -85,8 +88,9 @@ def ensure_certificate(service: str, site: SiteFile, places: SitePlaces, *, addr
         return False
     ensure_private(path.parent)
     key, issuer = ec.generate_private_key(ec.SECP256R1()), _ca_key(places)
+    end = min(now + LEAF_LIFE, authority.not_valid_after_utc)
     certificate = (
-        _builder(_name(f"{service}.{site.name}.internal"), authority.subject, key.public_key(), now, LEAF_LIFE)
+        _builder(_name(f"{service}.{site.name}.internal"), authority.subject, key.public_key(), now, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -104,8 +108,21 @@ def expiries(places: SitePlaces) -> dict[str, datetime]:
     Raises:
         FormatError: a file there is not a certificate.
     """
+    return {name: certificate.not_valid_after_utc for name, certificate in _all(places).items()}
+
+
+def not_begun(places: SitePlaces, *, now: datetime) -> tuple[str, ...]:
+    """Return the names, as `expiries` has them, of certificates that are not valid yet: this clock was ahead when they were made.
+
+    Raises:
+        FormatError: a file there is not a certificate.
+    """
+    return tuple(name for name, certificate in _all(places).items() if now < certificate.not_valid_before_utc)
+
+
+def _all(places: SitePlaces) -> dict[str, x509.Certificate]:
     files = {"ca": places.authority} | {path.stem: path for path in sorted((places.site / "certificates").glob("*.crt"))}
-    return {name: _load(path.read_bytes(), str(path)).not_valid_after_utc for name, path in files.items() if path.exists()}
+    return {name: _load(path.read_bytes(), str(path)) for name, path in files.items() if path.exists()}
 
 
 def _ca_key(places: SitePlaces) -> ec.EllipticCurvePrivateKey:
@@ -127,9 +144,15 @@ def _load(data: bytes, what: str) -> x509.Certificate:
 
 
 def _good(found: x509.Certificate, authority: x509.Certificate, names: x509.SubjectAlternativeName, now: datetime) -> bool:
-    if found.issuer != authority.subject or now >= found.not_valid_after_utc - LEAF_LIFE / 3:
+    if found.issuer != authority.subject or not _in_its_time(found, LEAF_LIFE, now):
+        return False
+    if found.not_valid_after_utc > authority.not_valid_after_utc:
         return False
     return found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == names
+
+
+def _in_its_time(found: x509.Certificate, life: timedelta, now: datetime) -> bool:
+    return found.not_valid_before_utc <= now < found.not_valid_after_utc - life / 3
 
 
 def _name(common: str) -> x509.Name:
@@ -137,11 +160,11 @@ def _name(common: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, end: datetime
 ) -> x509.CertificateBuilder:
     begin = now - _BACKDATED
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-    return builder.serial_number(x509.random_serial_number()).not_valid_before(begin).not_valid_after(now + life)
+    return builder.serial_number(x509.random_serial_number()).not_valid_before(begin).not_valid_after(end)
 
 
 def _usage(*, sign_certificates: bool) -> x509.KeyUsage:

@@ -25,7 +25,7 @@ VAR, ROOT = "/var", "/"
 NODE_PORTS = ("tcp/10250", "tcp/10248", "tcp/10249", "tcp/10256", "tcp/8443", "udp/8472")
 CONTROL_PORTS = ("tcp/6443", "tcp/2379", "tcp/2380", "tcp/2381", "tcp/10257", "tcp/10259")
 DEPOT_PORTS = (f"tcp/{REGISTRY_PORT}",)
-_OS = ("debian", "12")
+OS = ("debian", "12")
 _KERNEL = (5, 13)
 _CPUS = 2
 _NODE_MEMORY = 1700 * 1000 * 1000
@@ -68,7 +68,9 @@ class Seen:
     outside: Mapping[str, str]
     """The same for the addresses beyond the site."""
     disk_needed: int
-    """Bytes that the installation will put below /var (the state folder on the depot)."""
+    """Bytes that the installation will put below /var (the state folder on the depot) of a bare machine."""
+    disk_grows: int = 0
+    """The same for a machine that is a node of this site already: what the release has and the installed one has not."""
 
 
 def check(machine: str, name: str, ok: bool, measured: str, expected: str, *, otherwise: State = State.FAIL) -> Check:  # noqa: FBT001 - the verdict is the point
@@ -122,7 +124,7 @@ def _system(site: SiteFile, seen: Seen, _site_id: str) -> Iterator[Check]:
     facts, name = seen.facts, seen.machine.name
     yield check(name, "root", facts.root, "root" if facts.root else "not root", "root")
     yield check(name, "python", True, facts.python, "3.7 or newer")
-    yield check(name, "os", (facts.os_id, facts.os_version) == _OS, facts.os_name or "unknown", "Debian GNU/Linux 12")
+    yield check(name, "os", (facts.os_id, facts.os_version) == OS, facts.os_name or "unknown", "Debian GNU/Linux 12")
     yield check(name, "architecture", facts.architecture == "x86_64", facts.architecture, "x86_64")
     yield check(name, "kernel", _version(facts.kernel) >= _KERNEL, facts.kernel, "5.13 or newer")
     yield check(name, "systemd", facts.systemd, "running" if facts.systemd else "not running", "running")
@@ -168,8 +170,8 @@ def _disks(_site: SiteFile, seen: Seen, site_id: str) -> Iterator[Check]:
         yield check(name, "state-disk", there.free >= seen.disk_needed, f"{size(there.free)} free", f"{size(seen.disk_needed)} free")
     if seen.machine.in_cluster:
         var = facts.filesystem(VAR)
-        enough = ours or var.free >= seen.disk_needed
-        yield check(name, "disk", enough, f"{size(var.free)} free on {VAR}", f"{size(seen.disk_needed)} free")
+        needed = seen.disk_grows if ours else seen.disk_needed
+        yield check(name, "disk", var.free >= needed, f"{size(var.free)} free on {VAR}", f"{size(needed)} free")
         yield check(name, "inodes", var.inodes >= _INODES or var.inodes == 0, str(var.inodes), f"{_INODES} free", otherwise=State.WARN)
     bad = sorted({f"{found.path} {option}" for found in facts.filesystems for option in found.options})
     yield check(name, "mount-options", not bad, ", ".join(bad) or "as expected", "no noexec, read-write")

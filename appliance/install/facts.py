@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import IPv4Network
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +17,6 @@ class Filesystem(msgspec.Struct, frozen=True, kw_only=True):
     """The file system that holds `path`: bytes, free inodes, options noexec and read-only."""
 
     path: str
-    device: int
     size: int
     free: int
     inodes: int
@@ -68,7 +69,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[tuple[str, ...], ...]
     inotify_instances: int
     open_files: int
-    ipv4_forward: bool
 
     def filesystem(self, path: str) -> Filesystem:
         """Return the file system of `path`, which the probe was asked about."""
@@ -87,6 +87,29 @@ class Busy(msgspec.Struct, frozen=True, kw_only=True):
     busy: tuple[str, ...]
 
 
+def check_facts(facts: Facts, paths: Sequence[str], *, machine: str) -> None:
+    """Check what the decisions lean on: an answer for each of `paths`, in order, and routes that are IPv4 ranges.
+
+    Raises:
+        ToolError: the machine answered something else.
+    """
+    if tuple(found.path for found in facts.filesystems) != tuple(paths):
+        raise _odd(machine, f"expected the file systems of {', '.join(paths)}")
+    for route in facts.routes:
+        try:
+            IPv4Network(route.destination)
+        except ValueError as error:
+            raise _odd(machine, f"route {route.destination[:60]!r} is not an IPv4 range") from error
+
+
+def _odd(machine: str, reason: str) -> ToolError:
+    return ToolError(
+        f"{machine}: the probe's answer cannot be read: {reason}",
+        step=f"look at {machine}",
+        hint="see that its login shell prints nothing of its own, then run it again",
+    )
+
+
 _AnswerT = TypeVar("_AnswerT", Facts, Reached, Busy)
 
 
@@ -99,8 +122,4 @@ def decode_answer(line: bytes, kind: type[_AnswerT], *, machine: str) -> _Answer
     try:
         return msgspec.json.decode(line, type=kind)
     except msgspec.MsgspecError as error:
-        raise ToolError(
-            f"{machine}: the probe's answer cannot be read: {error}",
-            step=f"look at {machine}",
-            hint="see that its login shell prints nothing of its own, then run it again",
-        ) from error
+        raise _odd(machine, str(error)) from error

@@ -9,8 +9,9 @@ port than 22, as ssh reads it (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +144,26 @@ def choose(offered: Sequence[Offered], expected: Mapping[str, frozenset[str]]) -
     return chosen
 
 
+def check_expected(site: SiteFile, known: Mapping[str, HostKey], expected: Mapping[str, frozenset[str]]) -> None:
+    """Check that every line of a file of fingerprints is about a machine of the site, and agrees with what was accepted before.
+
+    Raises:
+        UsageError: a name that is no machine of the site.
+        VerificationError: another key than the expected one was accepted for a machine.
+    """
+    for name, fingerprints in expected.items():
+        machine = site.machine(name)
+        if machine is None:
+            raise UsageError(f"{name}: no machine of the site file", hint="correct its line in the file of fingerprints, or remove it")
+        accepted = known.get(host_name(machine))  # None for the depot: no key of this very machine is ever accepted
+        if accepted is not None and accepted.fingerprint not in fingerprints:
+            raise VerificationError(
+                f"{name} ({machine.address}): another ssh host key was accepted before: expected {' or '.join(sorted(fingerprints))}, "
+                f"got {accepted.fingerprint} ({accepted.kind})",
+                hint=f"{_CONSOLE}; correct the line, or for a machine you rebuilt yourself remove its line from known_hosts",
+            )
+
+
 def check_shown(machine: Machine, known: Mapping[str, HostKey], *, scan: Scan = scan) -> None:
     """After ssh refused a host key: say which was accepted and which is shown now.
 
@@ -157,6 +178,20 @@ def check_shown(machine: Machine, known: Mapping[str, HostKey], *, scan: Scan = 
     if accepted not in shown:
         hint = f"find out who changed it before anything else; {_CONSOLE}"
         raise VerificationError(_mismatch(machine, [accepted.fingerprint], shown), hint=hint)
+
+
+@contextmanager
+def naming_both(machine: Machine, places: SitePlaces) -> Iterator[None]:
+    """Where ssh to `machine` refuses a host key in the block, say which was accepted and which is shown now.
+
+    Raises:
+        VerificationError: it does, with both fingerprints if the machine still shows another one.
+    """
+    try:
+        yield
+    except VerificationError:
+        check_shown(machine, read_known(places.known_hosts))
+        raise
 
 
 def _mismatch(machine: Machine, expected: Sequence[str], shown: Sequence[HostKey]) -> str:

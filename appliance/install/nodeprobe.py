@@ -98,7 +98,6 @@ def filesystem(path: str) -> dict[str, object]:
     flags = {"noexec": os.ST_NOEXEC, "read-only": os.ST_RDONLY}
     return {
         "path": path,
-        "device": place.stat().st_dev,
         "size": found.f_frsize * found.f_blocks,
         "free": found.f_frsize * found.f_bavail,
         "inodes": found.f_favail,
@@ -223,7 +222,6 @@ def facts(request: dict[str, object]) -> dict[str, object]:
         "hosts": [line.split() for line in text_of("/etc/hosts").splitlines() if line.split() and not line.startswith("#")],
         "inotify_instances": int(text_of("/proc/sys/fs/inotify/max_user_instances", "0")),
         "open_files": open_files(),
-        "ipv4_forward": text_of("/proc/sys/net/ipv4/ip_forward").strip() == "1",
     }
 
 

@@ -74,6 +74,16 @@ class SitePlaces:
         return self.site / "installed.json"
 
     @property
+    def standing(self) -> Path:
+        """What stands on the machines, or may: written before the first change."""
+        return self.site / "standing.json"
+
+    @property
+    def archives(self) -> Path:
+        """What goes to other machines in one piece, made of the store."""
+        return self.site / "for-nodes"
+
+    @property
     def lock(self) -> Path:
         """The lock that one command at a time holds."""
         return self.state / "site.lock"

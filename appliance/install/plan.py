@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.adapters.nodearchives import DEPOT_PROGRAMS, NODE_PROGRAMS
 from appliance.bundle.contents import Artifact, ContentClass
 from appliance.digests import Digest, hex_of
-from appliance.errors import FormatError, VerificationError
+from appliance.errors import FormatError, UsageError, VerificationError
 from appliance.install.inventory import ReleaseImage, ReleaseInputs, ReleaseModel, ReleasePackage, StoredFile
 from appliance.install.sitefile import Machine, Role, SiteFile
 from appliance.store import Store, StoredRelease
@@ -19,8 +21,7 @@ FILES_NEEDED = ("kubeadm", "kubelet", "kubectl", "containerd", "cni-plugins", "c
 _PLATFORM = "debian-12-amd64"
 _NODE_UNITS = ("haproxy.service", "containerd.service", "kubelet.service")
 _DEPOT_UNITS = ("haproxy.service", "appliance-registry.service")
-_NODE_FILES = ("kubeadm", "kubelet", "containerd", "cni-plugins", "crictl")
-_DEPOT_FILES = ("registry", "kubectl", "helm")
+_KUBERNETES = re.compile(r"v?[0-9]{1,3}(\.[0-9]{1,3}){2}(-[0-9A-Za-z.-]{1,32})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,9 @@ def check_release(stored: StoredRelease) -> None:
     Raises:
         VerificationError: blobs are missing.
         FormatError: the release lacks a file that every cluster needs, or is made for another platform.
+        UsageError: it carries what this version does not do.
     """
+    _refuse_undone(stored)
     if not stored.complete:
         first = hex_of(stored.missing[0])[:16] if stored.missing else "unknown"
         raise VerificationError(
@@ -90,6 +93,10 @@ def check_release(stored: StoredRelease) -> None:
     if release.platform != _PLATFORM:
         raise FormatError(
             f"the release is made for {release.platform}, this version installs {_PLATFORM}", hint="carry a release made for this platform"
+        )
+    if _KUBERNETES.fullmatch(release.kubernetes) is None:
+        raise FormatError(
+            f"release.json: expected a version of Kubernetes, got {release.kubernetes[:200]!r}", hint="make and carry a new bundle"
         )
     there = {artifact.name for artifact in stored.bundle.contents[ContentClass.FILES].artifacts}
     if lacking := [name for name in FILES_NEEDED if name not in there]:
@@ -103,6 +110,21 @@ def check_release(stored: StoredRelease) -> None:
             "the release has models but no installer, which nodes verify and place them with",
             hint="write installer = true in the profile, make and carry a new bundle",
         )
+
+
+def _refuse_undone(stored: StoredRelease) -> None:
+    """Refuse by name what a release may carry and this version would leave aside in silence."""
+    if stored.bundle.release.engine:
+        raise UsageError(
+            "release.json: engine: settings of an engine are not done by this version",
+            hint="carry a release without them, or use the appliance that the release names",
+        )
+    for undone in (ContentClass.POLICY, ContentClass.CODE):
+        if artifacts := stored.bundle.contents[undone].artifacts:
+            raise UsageError(
+                f"class {undone}: {artifacts[0].name}: contents of this class are not done by this version",
+                hint="carry a release without them, or use the appliance that the release names",
+            )
 
 
 def plan(site: SiteFile, stored: StoredRelease) -> InstallPlan:
@@ -120,7 +142,7 @@ def plan(site: SiteFile, stored: StoredRelease) -> InstallPlan:
 
 def _machine(machine: Machine, stored: StoredRelease) -> MachinePlan:
     contents = stored.bundle.contents
-    names = (_NODE_FILES if machine.in_cluster else ()) + (_DEPOT_FILES if Role.DEPOT in machine.roles else ())
+    names = (NODE_PROGRAMS if machine.in_cluster else ()) + (DEPOT_PROGRAMS if Role.DEPOT in machine.roles else ())
     files = [artifact for artifact in contents[ContentClass.FILES].artifacts if artifact.name in names]
     images = contents[ContentClass.IMAGES] if machine.in_cluster else None
     models = contents[ContentClass.MODELS] if Role.GPU in machine.roles else None

@@ -11,17 +11,18 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from appliance.adapters.host import Login, Talk, clock_offset, talk
 from appliance.errors import HostError, ToolError, VerificationError
 from appliance.install import hostkeys
 from appliance.install.checks import ROOT, VAR, Check, Seen, State, check, judge, ports_of, targets_of
-from appliance.install.facts import Busy, Facts, Reached, decode_answer
+from appliance.install.facts import Busy, Facts, Reached, check_facts, decode_answer
 from appliance.install.places import SitePlaces
 from appliance.install.sitefile import Machine, SiteFile
 from appliance.progress import SILENT, Progress
@@ -36,13 +37,14 @@ class Outlook:
     """What preflight needs to know beside the site file.
 
     `site_id` is the id of this site (digest of its CA certificate); `floor` the latest signed moment the site has
-    seen; `disk_needed` the bytes each machine must have free.
+    seen; `disk_needed` the bytes each machine must have free when it is bare, `disk_grows` when it is a node already.
     """
 
     site_id: str
     now: datetime
     floor: datetime | None
     disk_needed: Mapping[str, int]
+    disk_grows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class _Probed:
 
 
 def look(site: SiteFile, places: SitePlaces, outlook: Outlook, *, progress: Progress = SILENT) -> tuple[Check, ...]:
-    """Return every check of every machine; a machine that cannot be logged in to has one failed check, `login`.
+    """Return every check of every machine; one that cannot be asked has one failed check: `login`, `root` or `python`.
 
     Raises:
         VerificationError: a machine shows another host key than the accepted one.
@@ -140,7 +142,8 @@ def _ask(one: _Probed, request: Mapping[str, object], *, seconds: float = _ANSWE
 
 
 def _ask_facts(one: _Probed, places: SitePlaces) -> None:
-    request = {"do": "facts", "address": one.machine.address, "paths": [ROOT, VAR, str(places.state)]}
+    paths = [ROOT, VAR, str(places.state)]
+    request = {"do": "facts", "address": one.machine.address, "paths": paths}
     line = _script() + b"\n" + json.dumps(request).encode()
     if one.talk is None:
         raise ToolError(f"{one.machine.name}: no connection", step=f"look at {one.machine.name}", hint="run it again")
@@ -150,7 +153,9 @@ def _ask_facts(one: _Probed, places: SitePlaces) -> None:
         # Named with both fingerprints when every machine has answered; the thread only notes it.
         one.failure = ToolError(error.message, step="host key", hint=error.hint)
         return
-    one.facts = decode_answer(answer, Facts, machine=one.machine.name)
+    facts = decode_answer(answer, Facts, machine=one.machine.name)
+    check_facts(facts, paths, machine=one.machine.name)
+    one.facts = facts
     one.clock_ahead = clock_offset(one.talk, json.dumps({"do": "clock"}).encode())
 
 
@@ -191,12 +196,24 @@ def _seen(one: _Probed, site: SiteFile, reached: Mapping[str, str], outlook: Out
         reached={target: why for target, why in reached.items() if target not in beyond},
         outside={target: why for target, why in reached.items() if target in beyond},
         disk_needed=outlook.disk_needed.get(one.machine.name, 0),
+        disk_grows=outlook.disk_grows.get(one.machine.name, 0),
     )
 
 
+_NO_PYTHON = re.compile(r"python3\S*: (command )?not found|python3\S*: No such file", re.IGNORECASE)
+_NO_ROOT = re.compile(r"sudo: ")
+
+
 def _lost(one: _Probed) -> Check:
-    reason = one.failure.message if one.failure is not None else ""
-    return check(one.machine.name, "login", False, reason, "a login that needs no password")
+    """Return the one check of a machine that could not be asked, by what it said instead."""
+    failure = one.failure
+    reason = failure.message if failure is not None else ""
+    if _NO_PYTHON.search(reason):
+        return check(one.machine.name, "python", False, reason, "3.7 or newer")
+    if _NO_ROOT.search(reason):
+        return check(one.machine.name, "root", False, reason, "root, or sudo without a password")
+    lost = check(one.machine.name, "login", False, reason, "a login that needs no password and says nothing of its own")
+    return replace(lost, fix=failure.hint) if failure is not None and failure.hint else lost
 
 
 def _clock_floor(site: SiteFile, outlook: Outlook) -> Check:

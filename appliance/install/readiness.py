@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from appliance.bundle.contents import ContentClass
+from appliance.digests import Digest
 from appliance.install.authority import site_id
 from appliance.install.places import SitePlaces
 from appliance.install.preflight import Outlook
+from appliance.install.records import read_installed
+from appliance.install.releases import installed_release
 from appliance.install.sitefile import Machine, Role, SiteFile
 from appliance.trust.client import VerifiedBundle
 from appliance.trust.clock import parse_instant
@@ -32,7 +36,9 @@ def outlook(site: SiteFile, places: SitePlaces, *, now: datetime, bundle: Verifi
     seen = load_trust(places.trust(site.line)).seen
     floor = parse_instant(seen.issued, what="seen.json") if seen is not None else None
     needed = {machine.name: disk_needed(machine, bundle) for machine in site.machines}
-    return Outlook(site_id=site_id(places), now=now, floor=floor, disk_needed=needed)
+    before = installed_release(places, read_installed(places), bundle)
+    grows = {machine.name: disk_grows(machine, bundle, before) for machine in site.machines}
+    return Outlook(site_id=site_id(places), now=now, floor=floor, disk_needed=needed, disk_grows=grows)
 
 
 def disk_needed(machine: Machine, bundle: VerifiedBundle | None) -> int:
@@ -43,9 +49,23 @@ def disk_needed(machine: Machine, bundle: VerifiedBundle | None) -> int:
     least = max((_FLOOR[role] for role in machine.roles if role in _FLOOR), default=0)
     if bundle is None or not machine.in_cluster:
         return least
-    models = _size(bundle, ContentClass.MODELS) if Role.WORKER in machine.roles else 0
-    return least + _UNPACKED * _size(bundle, ContentClass.IMAGES) + models
+    return least + _content(machine, bundle, frozenset())
 
 
-def _size(bundle: VerifiedBundle, content_class: ContentClass) -> int:
-    return sum(blob.size for blob in bundle.contents[content_class].blobs)
+def disk_grows(machine: Machine, bundle: VerifiedBundle | None, before: VerifiedBundle | None) -> int:
+    """Return the bytes that `bundle` puts on `machine`, a node that has all of `before`; what stays of it is not counted.
+
+    Without `before`, as after a first run that did not end, nobody knows how much is there: 0.
+    """
+    if bundle is None or before is None or not machine.in_cluster:
+        return 0
+    return _content(machine, bundle, frozenset(blob.digest for part in before.contents.values() for blob in part.blobs))
+
+
+def _content(machine: Machine, bundle: VerifiedBundle, there: Collection[Digest]) -> int:
+    models = _size(bundle, ContentClass.MODELS, there) if Role.WORKER in machine.roles else 0
+    return _UNPACKED * _size(bundle, ContentClass.IMAGES, there) + models
+
+
+def _size(bundle: VerifiedBundle, content_class: ContentClass, there: Collection[Digest]) -> int:
+    return sum(blob.size for blob in bundle.contents[content_class].blobs if blob.digest not in there)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from appliance.adapters.disk import read_small
+from appliance.adapters.disk import at, read_small
 from appliance.bundle.documents import Document, Sha256, decode, encode
 from appliance.install.places import PRIVATE_FILE, SitePlaces, write_if_changed
 
@@ -34,8 +34,9 @@ def read_installed(places: SitePlaces) -> Installed | None:
         FormatError: the file is not what was written.
         HostError: it cannot be read.
     """
-    if not places.installed.is_file():
-        return None
+    with at(places.installed):
+        if not places.installed.is_file():
+            return None
     return decode(read_small(places.installed, limit=_MAX_BYTES), Installed, what=str(places.installed))
 
 

@@ -4,15 +4,22 @@
 
 A single node is drained and forgotten by the cluster first (`playbooks/reset.yml`). What stays: the store, the pinned
 root, the site's keys, its known_hosts and policy. `site install` makes it all again.
+
+A machine that does not answer (lost, dead, away) keeps nothing of this up: the cluster forgets it, and the result names it,
+for everything is still on its disk. One that shows another host key is refused before anything changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from appliance.adapters import host
 from appliance.adapters.disk import at, locked
-from appliance.adapters.playbook import run_playbook
+from appliance.adapters.playbook import PlaybookResult, run_playbook
 from appliance.errors import UsageError
+from appliance.install import hostkeys, standing
 from appliance.install.authority import site_id
 from appliance.install.initialise import LOCK_WHAT
 from appliance.install.inventory import inventory, site_variables
@@ -26,9 +33,10 @@ from appliance.progress import SILENT, Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetResult:
-    """Which machines are bare now and what changed on each (tasks)."""
+    """Which machines are bare now and what changed on each (tasks); `unreached` are those that are not, and why."""
 
     machines: tuple[str, ...]
+    unreached: dict[str, str]
     changed: dict[str, int]
     seconds: float
 
@@ -39,7 +47,8 @@ def reset(site: SiteFile, places: SitePlaces, *, node: str | None, confirmed: st
     Raises:
         UsageError: the confirmation is not the site's name, or the node cannot be reset alone.
         HostError: another command holds the site.
-        ToolError: a machine or a step failed; running again resumes.
+        VerificationError: a machine shows another host key than the accepted one; nothing was changed.
+        ToolError: a machine refuses the login, or a step failed; running again resumes.
     """
     if confirmed != site.name:
         raise UsageError(
@@ -47,26 +56,58 @@ def reset(site: SiteFile, places: SitePlaces, *, node: str | None, confirmed: st
         )
     machines = _machines(site, node)
     with locked(places.lock, what=LOCK_WHAT):
-        reporter = StepReporter(progress=progress, width=max(len(machine.name) for machine in site.machines))
-        progress.start("reset", unit="tasks")
-        variables = {**site_variables(site, places, site_id(places)), "reset_machines": [machine.name for machine in machines]}
-        try:
-            done = run_playbook(
-                "reset",
-                inventory=inventory(site, places),
-                variables=variables,
-                private_data_dir=new_run(places, "reset"),
-                on_event=reporter,
-            )
-        finally:
-            reporter.finish()
-            progress.finish()
-        if node is None:
-            take_kubeconfig(places)
-            for path in (places.installed, places.kubeconfig):
-                with at(path):
-                    path.unlink(missing_ok=True)
-    return ResetResult(machines=tuple(machine.name for machine in machines), changed=dict(done.changed), seconds=done.seconds)
+        unreached = _unreached(site, places, machines)
+        bare = tuple(machine.name for machine in machines if machine.name not in unreached)
+        lost = tuple(dict.fromkeys((*unreached, *_gone(site, places))))
+        done = _run(site, places, bare=bare, lost=[name for name in lost if name not in bare], progress=progress)
+        _forget(site, places, node)
+    return ResetResult(machines=bare, unreached=unreached, changed=dict(done.changed), seconds=done.seconds)
+
+
+def _unreached(site: SiteFile, places: SitePlaces, machines: Sequence[Machine]) -> dict[str, str]:
+    """Return which of `machines` do not answer, and why, before anything changes."""
+    logins = hostkeys.logins(site, places)
+
+    def ask(machine: Machine) -> str:
+        with hostkeys.naming_both(machine, places):
+            return host.why_silent(logins[machine.name])
+
+    with ThreadPoolExecutor(max_workers=len(machines)) as pool:
+        answers = zip(machines, pool.map(ask, machines), strict=True)
+        return {machine.name: reason for machine, reason in answers if reason}
+
+
+def _gone(site: SiteFile, places: SitePlaces) -> tuple[str, ...]:
+    """Return the control planes when no cluster is there any more (a machine that was away is made bare later): nobody asks them."""
+    with at(places.kubeconfig):
+        there = places.kubeconfig.is_file()
+    return () if there else tuple(machine.name for machine in site.with_role(Role.CONTROL_PLANE))
+
+
+def _run(site: SiteFile, places: SitePlaces, *, bare: Sequence[str], lost: Sequence[str], progress: Progress) -> PlaybookResult:
+    reporter = StepReporter(progress=progress, width=max(len(machine.name) for machine in site.machines))
+    progress.start("reset", unit="tasks")
+    try:
+        return run_playbook(
+            "reset",
+            inventory=inventory(site, places),
+            variables={**site_variables(site, places, site_id(places)), "reset_machines": list(bare), "reset_lost": list(lost)},
+            private_data_dir=new_run(places, "reset"),
+            on_event=reporter,
+        )
+    finally:
+        reporter.finish()
+        progress.finish()
+
+
+def _forget(site: SiteFile, places: SitePlaces, node: str | None) -> None:
+    if node is not None:
+        standing.leave(site, places, node)
+        return
+    take_kubeconfig(places)
+    for path in (places.installed, places.kubeconfig, places.standing):
+        with at(path):
+            path.unlink(missing_ok=True)
 
 
 def _machines(site: SiteFile, node: str | None) -> tuple[Machine, ...]:

@@ -20,17 +20,17 @@ from appliance.adapters.nodearchives import archive_variables
 from appliance.adapters.parallel import default_workers
 from appliance.adapters.playbook import run_playbook
 from appliance.errors import HostError, VerificationError
-from appliance.install import charting, preflight, readiness
-from appliance.install.authority import ensure_certificate, site_id
+from appliance.install import charting, preflight, readiness, standing
+from appliance.install.authority import ensure_authority, ensure_certificate, site_id
 from appliance.install.checks import Check, State
-from appliance.install.cluster import cluster_of, wait_until_well
+from appliance.install.cluster import cluster_of, own_namespaces, wait_until_well
 from appliance.install.initialise import LOCK_WHAT
 from appliance.install.inventory import ReleaseInputs, inventory, variables
 from appliance.install.operator import give_kubeconfig
 from appliance.install.places import SitePlaces
 from appliance.install.plan import check_release, release_inputs
 from appliance.install.records import Installed, write_installed
-from appliance.install.runs import new_run
+from appliance.install.runs import forget_archives, new_run
 from appliance.install.sitefile import SiteFile
 from appliance.install.steps import StepReporter
 from appliance.progress import SILENT, Progress
@@ -79,12 +79,14 @@ def install(site: SiteFile, places: SitePlaces, *, now: datetime, progress: Prog
         VerificationError: a blob is missing or damaged, a machine shows another host key; nothing was changed.
         HostError: a machine is unfit, the clock is behind, the store is empty, another command holds the site.
         FormatError: the release cannot make a cluster.
+        UsageError: the release has another Kubernetes than the cluster that stands, or what this version does not do.
         ToolError: a step failed; the message has machine, step and cause; running again resumes.
     """
     with locked(places.lock, what=LOCK_WHAT):
         phases = _Phases(progress=progress)
         store = Store(places.state)
         with phases.phase("verify the release in the store"):
+            standing.refuse_other_kubernetes(places, site, store.release().bundle.release.kubernetes)
             stored = verified_release(store, site, now=now, progress=progress)
             wanted = charting.charts_wanted(site, store, stored)
         with phases.phase("look at the machines"):
@@ -95,7 +97,9 @@ def install(site: SiteFile, places: SitePlaces, *, now: datetime, progress: Prog
             inputs = release_inputs(
                 store, stored, registry_tree=registry_tree(store, stored), packages_repo=package_repository(store, stored)
             )
+            ensure_authority(site, places, now=now)
             ensure_certificate("registry", site, places, addresses=[site.depot.address], now=now)
+        standing.begin(site, places, kubernetes=stored.bundle.release.kubernetes)
         with phases.phase("machines"):
             changed = _run(site, places, inputs, progress)
         with phases.phase("charts"):
@@ -103,7 +107,8 @@ def install(site: SiteFile, places: SitePlaces, *, now: datetime, progress: Prog
             charts = charting.ensure(wanted, places)
         with phases.phase("wait until all is well"):
             progress.start("wait until all is well", unit="pods")
-            pods = wait_until_well(site, cluster_of(places), seconds=WELL_SECONDS, progress=progress)
+            ours = own_namespaces(stored.bundle.release.charts)
+            pods = wait_until_well(site, cluster_of(places), namespaces=ours, seconds=WELL_SECONDS, progress=progress)
         give_kubeconfig(places)
         write_installed(places, _record(site, stored, now))
     warnings = tuple(check for check in checks if check.state is not State.PASS)
@@ -131,7 +136,9 @@ def verified_release(store: Store, site: SiteFile, *, now: datetime, progress: P
     findings = verify_blobs(store.blobs, stored.bundle.blobs, workers=default_workers(), strangers=False, progress=progress)
     if findings:
         more = f" and {len(findings) - 1} more" if len(findings) > 1 else ""
-        raise VerificationError(f"{findings[0]}{more}; nothing was changed", hint="read the media again: appliance media read DIR...")
+        raise VerificationError(
+            f"{findings[0]}{more}; nothing was changed", hint="run store verify: it names every such blob and what to do"
+        )
     return stored
 
 
@@ -139,11 +146,12 @@ def _run(site: SiteFile, places: SitePlaces, inputs: ReleaseInputs, progress: Pr
     reporter = StepReporter(progress=progress, width=max(len(machine.name) for machine in site.machines))
     progress.start("machines", unit="tasks")
     given = variables(site, places, site_id(places), inputs)
+    archives = archive_variables(given, places.archives)
     try:
         done = run_playbook(
             "site",
             inventory=inventory(site, places),
-            variables={**given, **archive_variables(given, places.site / "for-nodes")},
+            variables={**given, **archives},
             private_data_dir=new_run(places, "install"),
             on_event=reporter,
         )
@@ -151,6 +159,7 @@ def _run(site: SiteFile, places: SitePlaces, inputs: ReleaseInputs, progress: Pr
         reporter.finish()
     if not places.kubeconfig.is_file():
         raise HostError(f"{places.kubeconfig}: the installation left no kubeconfig", hint="run site install again")
+    forget_archives(places, keep=archives)
     return done.changed
 
 

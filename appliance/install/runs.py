@@ -1,15 +1,17 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""A private folder for each run of a playbook; the last ones are kept for reading, older ones removed."""
+"""A private folder for each run of a playbook; the last ones are kept for reading, older ones removed. And what it sent."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.adapters.disk import at
 from appliance.adapters.leftovers import end_leftovers
+from appliance.adapters.playbook import scrub_run
 from appliance.install.places import SitePlaces, ensure_private
 
 KEPT = 20
@@ -18,7 +20,8 @@ KEPT = 20
 def new_run(places: SitePlaces, name: str) -> Path:
     """Return a new private folder `site/runs/<time>-<name>`; all but the last twenty are removed.
 
-    Called under the site's lock: processes that a killed run left behind are ended first, so that two runs never meet.
+    Called under the site's lock: processes that a killed run left behind are ended first, so that two runs never meet, and
+    what such a run could not remove any more (variables, copies of secrets) is removed, as a run that ends does.
 
     Raises:
         HostError: it cannot be made.
@@ -26,8 +29,38 @@ def new_run(places: SitePlaces, name: str) -> Path:
     ensure_private(places.runs)
     end_leftovers(places.runs)
     with at(places.runs):
-        for old in sorted(path for path in places.runs.iterdir() if path.is_dir())[: -KEPT + 1]:
+        earlier = sorted(path for path in places.runs.iterdir() if path.is_dir())
+        for old in earlier[: -KEPT + 1]:
             shutil.rmtree(old, ignore_errors=True)
+        for old in earlier[-KEPT + 1 :]:
+            scrub_run(old)
     folder = places.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{name}"
     ensure_private(folder)
     return folder
+
+
+def forget_archives(places: SitePlaces, *, keep: Mapping[str, object]) -> tuple[str, ...]:
+    """Remove what earlier releases sent to machines; `keep` are the variables that name this release's archives.
+
+    Raises:
+        HostError: one cannot be removed.
+    """
+    kept = {_stem(path) for path in _paths(keep)}
+    with at(places.archives):
+        old = sorted(path for path in places.archives.iterdir() if path.is_file() and _stem(path) not in kept)
+        for path in old:
+            path.unlink()
+    return tuple(path.name for path in old)
+
+
+def _paths(value: object) -> Iterator[Path]:
+    if isinstance(value, Mapping):
+        for below in value.values():
+            yield from _paths(below)
+    elif isinstance(value, str) and value.startswith("/"):
+        yield Path(value)
+
+
+def _stem(path: Path) -> str:
+    """Return the name up to its first dot: an archive and what lies beside it have the same."""
+    return path.name.partition(".")[0]

@@ -16,6 +16,12 @@ from appliance.trust.publication import check_line
 
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_RESERVED = frozenset(
+    {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "all", "ungrouped", "localhost", "cluster", "worker", "gpu"}
+)
+"""What YAML reads as no text, and what Ansible calls its groups or this machine."""
+PLAIN_PATH = re.compile(r"/[A-Za-z0-9._+@=,/-]*")
+"""An absolute path that is one word everywhere, and that ssh expands nothing in (ssh_config(5), TOKENS)."""
 _CONTROL_PLANES = (1, 3, 5)
 _POD_BITS = 24
 """Each node gets a /24 of the pod range, so the range itself must be wider."""
@@ -70,7 +76,7 @@ def split_target(target: str) -> tuple[IPv4Address, int]:
         FormatError: not an IPv4 address and a port.
     """
     address, colon, port = target.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) <= _MAX_PORT:
+    if not colon or not (port.isascii() and port.isdecimal()) or not 0 < int(port) <= _MAX_PORT:
         raise _wrong(f"outside: expected ADDRESS:PORT, got {target!r}", 'write it as "203.0.113.1:443"')
     return _address(address, "outside"), int(port)
 
@@ -83,7 +89,11 @@ def _check_names(site: SiteFile) -> None:
     for field, name in _names(site):
         if _LABEL.fullmatch(name) is None:
             raise _wrong(f"{field}: {name!r} is not a name", "use up to 40 lower-case letters, digits and dashes, a letter first")
+    if site.ssh_key and PLAIN_PATH.fullmatch(site.ssh_key) is None:
+        raise _wrong(f"ssh_key: {site.ssh_key!r} is not an absolute path of one word", 'write ssh_key = "/etc/appliance/ssh_key"')
     for machine in site.machines:
+        if machine.name in _RESERVED:
+            raise _wrong(f"machines: name: {machine.name!r} means something else to YAML or Ansible", "call the machine otherwise")
         if _USER.fullmatch(machine.ssh_user) is None:
             raise _wrong(f"ssh_user of {machine.name}: {machine.ssh_user!r} is not a user name", 'write ssh_user = "root"')
         if not 0 < machine.ssh_port <= _MAX_PORT:
@@ -117,6 +127,8 @@ def _check_roles(site: SiteFile) -> None:
     if len(depots) != 1:
         found = ", ".join(m.name for m in depots) or "none"
         raise _wrong(f"machines: expected exactly one depot, got {found}", 'give exactly one machine the role "depot"')
+    if (called := site.machine("depot")) is not None and called not in depots:
+        raise _wrong("machines: name: 'depot' without the role depot means another machine to Ansible", "call the machine otherwise")
     planes = len(site.with_role(Role.CONTROL_PLANE))
     if planes not in _CONTROL_PLANES:
         raise _wrong(

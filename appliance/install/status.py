@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +16,7 @@ from appliance.adapters.cluster import Cluster, Node, Pod
 from appliance.adapters.host import Login
 from appliance.errors import ToolError
 from appliance.install import authority, hostkeys
-from appliance.install.cluster import cluster_of
+from appliance.install.cluster import SYSTEM, cluster_of, own_namespaces
 from appliance.install.placements import ModelPlacement, ask_placements
 from appliance.install.places import SitePlaces
 from appliance.install.records import Installed, read_installed
@@ -74,10 +74,11 @@ def status(site: SiteFile, places: SitePlaces, *, bundle: VerifiedBundle | None,
     logins = hostkeys.logins(site, places)
     with ThreadPoolExecutor(max_workers=len(site.machines) + 1) as pool:
         asked = pool.submit(_ask_cluster, cluster_of(places)) if installed is not None else None
-        units = list(pool.map(lambda machine: _ask_units(machine, logins[machine.name]), site.machines))
+        units = list(pool.map(lambda machine: _ask_units(machine, logins[machine.name], places), site.machines))
         plane = next(machine for machine in site.machines if Role.CONTROL_PLANE in machine.roles)
         certificates = _ask_certificates(plane, logins[plane.name], now) if installed is not None else {}
-        models, lacking = _ask_models(site, logins, installed_release(places, installed, bundle))
+        stands = installed_release(places, installed, bundle)
+        models, lacking = _ask_models(site, logins, stands)
     nodes, pods, api_problem = asked.result() if asked is not None else ((), (), "")
     machines = tuple(
         _machine(m, u, problem or lacking.get(m.name, ""), nodes) for m, (u, problem) in zip(site.machines, units, strict=True)
@@ -96,7 +97,9 @@ def status(site: SiteFile, places: SitePlaces, *, bundle: VerifiedBundle | None,
         problems=(),
         warnings=(),
     )
-    return _judged(found, api_problem)
+    ours = own_namespaces(stands.release.charts) if stands is not None else frozenset({SYSTEM})
+    strangers = tuple(node.name for node in nodes if site.machine(node.name) is None)
+    return _judged(found, api_problem, ours, strangers, authority.not_begun(places, now=now))
 
 
 def refuse_unhealthy(found: SiteStatus) -> None:
@@ -111,14 +114,21 @@ def refuse_unhealthy(found: SiteStatus) -> None:
         raise ToolError(f"{found.problems[0]}{more}", step="status", hint=hint)
 
 
-def _judged(found: SiteStatus, api_problem: str) -> SiteStatus:
+def _judged(
+    found: SiteStatus, api_problem: str, ours: Collection[str], strangers: Collection[str], not_begun: Collection[str]
+) -> SiteStatus:
+    """Return `found` with what is wrong: `ours` are the site's own namespaces, `strangers` nodes that the site file does not have."""
     problems = [] if found.installed is not None else [f"{found.site}: nothing is installed yet"]
     problems += [api_problem] if api_problem else []
     problems += [f"{machine.name}: {machine.problem}" for machine in found.machines if machine.problem and found.installed is not None]
-    problems += [f"pod {pod.namespace}/{pod.name}: {pod.reason}" for pod in found.not_running]
+    problems += [f"{name}: in the cluster and not in the site file" for name in strangers]
+    own = [pod for pod in found.not_running if pod.namespace in ours and not pod.over]
+    problems += [f"pod {pod.namespace}/{pod.name}: {pod.reason}" for pod in own]
+    problems += [f"certificate site: {name} is not valid yet" for name in not_begun]
     expiring = {**{f"certificate {n}": d for n, d in found.certificates.items()}, **{f"metadata {n}": d for n, d in found.metadata.items()}}
     problems += [f"{name} has ended" for name, days in expiring.items() if days < 0]
-    warnings = [f"{name} ends in {days} days" for name, days in expiring.items() if 0 <= days < _WARN_DAYS]
+    warnings = [f"pod {pod.namespace}/{pod.name}: {pod.reason}" for pod in found.not_running if pod not in own]
+    warnings += [f"{name} ends in {days} days" for name, days in expiring.items() if 0 <= days < _WARN_DAYS]
     if found.installed is not None and found.newest and found.newest != found.installed.release:
         warnings.append("the store has a newer release than the one that is installed")
     return replace(found, problems=tuple(problems), warnings=tuple(warnings))
@@ -131,13 +141,17 @@ def _ask_cluster(cluster: Cluster) -> tuple[tuple[Node, ...], tuple[Pod, ...], s
         return (), (), f"the cluster's API: {error.message}"
 
 
-def _ask_units(machine: Machine, login: Login) -> tuple[Mapping[str, str], str]:
+def _ask_units(machine: Machine, login: Login, places: SitePlaces) -> tuple[Mapping[str, str], str]:
     units = DEPOT_UNITS if Role.DEPOT in machine.roles else NODE_UNITS
     try:
-        done = host.run_on(login, ["systemctl", "is-active", *units], seconds=20)
+        with hostkeys.naming_both(machine, places):
+            done = host.run_on(login, ["systemctl", "is-active", *units], seconds=20)
     except ToolError as error:
         return {}, error.message.removeprefix(f"{machine.name}: ")
-    return dict(zip(units, done.output.decode(errors="replace").split(), strict=False)), ""
+    words = done.output.decode(errors="replace").split()
+    if len(words) != len(units):
+        return {}, f"systemctl told {len(words)} of {len(units)} units: {done.errors.strip()[-200:] or 'no reason given'}"
+    return dict(zip(units, words, strict=True)), ""
 
 
 def _ask_models(

@@ -14,7 +14,7 @@ from appliance.adapters import host
 from appliance.adapters.host import HostKey
 from appliance.cli import app
 from appliance.errors import ToolError
-from tests.support.site import SITE, World, host_key
+from tests.support.site import SITE, World, host_key, snapshot
 
 
 class Terminal:
@@ -118,6 +118,83 @@ def test_a_site_file_that_changed_must_be_accepted_first(terminal: Terminal) -> 
     assert f"run site init {terminal.world.file} to accept it" in done.stderr
 
 
+@pytest.mark.parametrize("command", [["check"], ["install"], ["install", "--plan"], ["status"], ["reset", "--confirm", "harbour"]])
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_site_file_that_is_named_and_not_there_is_a_usage_error(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str], by: str
+) -> None:
+    terminal.init()
+    missing = str(tmp_path / "site.tmol")
+    if by == "environment":
+        monkeypatch.setenv("APPLIANCE_SITE", missing)
+    done = terminal.type(*command, *(["--site", missing] if by == "option" else []))
+    assert done.exit_code == 2
+    assert f"--site {missing}: no file there" in done.stderr
+    assert "appliance: hint: name the site file" in done.stderr
+
+
+def test_a_fingerprint_that_differs_from_the_pinned_key_is_refused_though_the_machine_is_known(terminal: Terminal) -> None:
+    terminal.init()
+    before = snapshot(terminal.world.places.state)
+    terminal.expect(cp1="cp1", gpu1="rebuilt")
+    done = terminal.init()
+    assert done.exit_code == 3
+    assert f"expected {host_key('rebuilt').fingerprint}, got {host_key('gpu1').fingerprint} (ssh-ed25519)" in done.stderr
+    assert "appliance: hint: compare at the machine's own console" in done.stderr
+    assert snapshot(terminal.world.places.state) == before
+
+
+def test_a_fingerprint_of_a_machine_that_the_site_does_not_have_is_a_usage_error(terminal: Terminal) -> None:
+    terminal.expect(cp1="cp1", gpu1="gpu1", gpu7="gpu7")
+    done = terminal.init()
+    assert done.exit_code == 2
+    assert "gpu7: no machine of the site file" in done.stderr
+    assert not terminal.world.places.state.exists()
+
+
+def test_a_line_for_the_depot_itself_is_no_error(terminal: Terminal) -> None:
+    terminal.expect(depot="depot", cp1="cp1", gpu1="gpu1")
+    assert terminal.init().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        ("bash: line 1: /usr/bin/python3: No such file or directory; exit 127", ("python", "install Debian's python3")),
+        ("sudo: a password is required; exit 1", ("root", "let that user sudo without a password")),
+        ("root@x: Permission denied (publickey).; exit 255", ("login", "ssh-copy-id")),
+        ("ssh: connect to host: No route to host; exit 255", ("login", "start the machine, check its cable")),
+    ],
+)
+def test_a_machine_that_cannot_be_asked_fails_the_check_that_is_about_the_reason(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str, expected: tuple[str, str]
+) -> None:
+    terminal.init()
+    words, _, ending = says.rpartition("; ")
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{words}' >&2; {ending}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    done = terminal.check("-o", "json")
+    assert done.exit_code == 5
+    found = next(one for one in json.loads(done.stdout)["checks"] if one["machine"] == "gpu1" and one["state"] == "fail")
+    assert found["name"] == expected[0]
+    assert expected[1] in found["fix"]
+
+
+def test_a_chatty_login_shell_is_named_as_what_it_is(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    terminal.init()
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'Welcome to gpu1!'; cat > /dev/null\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    found = next(one for one in json.loads(terminal.check("-o", "json").stdout)["checks"] if one["machine"] == "gpu1")
+    assert (found["name"], found["state"]) == ("login", "fail")
+    assert "login shell prints nothing of its own" in found["fix"]
+
+
 def test_check_names_machines_that_cannot_be_logged_in_to(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     terminal.init()
     program = tmp_path / "bin" / "ssh"
@@ -134,22 +211,30 @@ def test_check_names_machines_that_cannot_be_logged_in_to(terminal: Terminal, mo
     assert login["state"] == "fail"
 
 
-def test_check_refuses_a_machine_with_another_host_key_by_name_and_fingerprints(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    "command", [["check"], ["install"], ["status"], ["reset", "--confirm", "harbour"], ["reset", "gpu1", "--confirm", "harbour"]]
+)
+def test_a_machine_with_another_host_key_is_refused_by_name_and_fingerprints_whatever_the_command(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
 ) -> None:
     terminal.init()
+    terminal.world.import_release()
     program = tmp_path / "bin" / "ssh"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho 'Host key verification failed.' >&2; exit 255\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(host, "scan_host_keys", lambda name, *_: (host_key(f"evil-{name}"),))
-    done = terminal.check()
+    before = snapshot(terminal.world.places.site)
+    done = terminal.type(*command)
     assert done.exit_code == 3
+    name, address = ("gpu1", "10.20.0.21") if "gpu1" in command else ("cp1", "10.20.0.11")
     assert (
-        f"cp1 (10.20.0.11): wrong ssh host key: expected {host_key('cp1').fingerprint}, got {host_key('evil-cp1').fingerprint}"
+        f"{name} ({address}): wrong ssh host key: expected {host_key(name).fingerprint}, got {host_key(f'evil-{name}').fingerprint}"
         in done.stderr
     )
+    assert "appliance: hint: find out who changed it before anything else" in done.stderr
+    assert snapshot(terminal.world.places.site) == before
 
 
 def test_a_machine_that_does_not_answer_is_exit_6_and_nothing_is_written(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +256,7 @@ def test_the_plan_is_shown_from_the_store_alone(terminal: Terminal, monkeypatch:
     assert done.exit_code == 0, done.output
     assert "release tiny 1.0.0" in done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("cp1"))
-    for word in ("control-plane", "kubeadm 1", "containerd", "9.8 KiB"):
+    for word in ("control-plane", "kubeadm 1", "containerd", "kubectl 1", "11.7 KiB"):
         assert word in row
     as_json = json.loads(terminal.type("install", "--plan", "-o", "json").stdout)
     assert [machine["machine"] for machine in as_json["machines"]] == ["depot", "cp1", "gpu1"]

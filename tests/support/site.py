@@ -102,7 +102,7 @@ def facts(name: str, **changes: object) -> Facts:
         "controllers": ("cpuset", "cpu", "io", "memory", "pids"),
         "modules": dict.fromkeys(("overlay", "br_netfilter", "nf_tables", "nf_conntrack", "vxlan", "bridge", "veth"), True),
         "filesystems": tuple(
-            Filesystem(path=path, device=1, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=())
+            Filesystem(path=path, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=())
             for path in ("/", "/var", "/var/lib/appliance")
         ),
         "machine_id": hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(),
@@ -117,14 +117,15 @@ def facts(name: str, **changes: object) -> Facts:
         "hosts": (("127.0.0.1", "localhost"), ("127.0.1.1", name)),
         "inotify_instances": 512,
         "open_files": 524_288,
-        "ipv4_forward": False,
     }
     return Facts(**{**values, **changes})
 
 
 def seen(machine: Machine, **changes: object) -> Seen:
     """A fit machine as preflight saw it; `changes` are of `Seen` itself or, for other names, of its facts."""
-    own: dict[str, Any] = {name: value for name, value in changes.items() if name in {"clock_ahead", "reached", "outside", "disk_needed"}}
+    own: dict[str, Any] = {
+        name: value for name, value in changes.items() if name in {"clock_ahead", "reached", "outside", "disk_needed", "disk_grows"}
+    }
     of_facts = {name: value for name, value in changes.items() if name not in own}
     base: dict[str, Any] = {"clock_ahead": 0.01, "reached": {"tcp/10.20.0.99:22": ""}, "outside": {}, "disk_needed": 10 * GIB}
     return Seen(machine=machine, facts=facts(machine.name, **of_facts), **{**base, **own})
@@ -142,6 +143,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.places = SitePlaces(state=self.folder / "state")
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "site.toml"
         self.write(self.text)
 

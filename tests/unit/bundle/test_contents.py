@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -42,6 +43,12 @@ def first(contents: Contents, **changes: object) -> Contents:
     return replace(contents, artifacts=(replace(contents.artifacts[0], **changes), *contents.artifacts[1:]))
 
 
+@pytest.mark.parametrize("reference", ["registry.example/a:1", "localhost/a:1", "registry:5000/team/a__b.c-d/e:V_1.2-rc", "a.b/c:_1"])
+def test_an_image_under_its_full_reference_passes_with_or_without_its_digest(reference: str) -> None:
+    check_contents(imaged(reference, reference))
+    check_contents(imaged(reference, f"{reference}@{OTHER}"))
+
+
 def test_valid_contents_pass_and_survive_their_bytes() -> None:
     for contents in (files(), big(), contents_of(ContentClass.CODE, [], [])):
         check_contents(contents)
@@ -58,6 +65,14 @@ def package(**changes: object) -> PackageEntry:
     values: dict[str, object] = {"digest": files().artifacts[0].blobs[0], "size": 0, "path": "pool/a_1_amd64.deb"}
     values["size"] = {each.digest: each.size for each in files().blobs}[files().artifacts[0].blobs[0]]
     return msgspec.convert({"name": "a", "version": "1", "architecture": "amd64", **values, **changes}, PackageEntry)
+
+
+def imaged(reference: str, name: str) -> Contents:
+    """Contents of class images with one image, called `name` and bound to `reference`."""
+    (blob,) = (each for each in files().blobs if each.digest == files().artifacts[0].root)
+    binding = ImageBinding(reference=reference, platform="linux/amd64", index=blob.digest, manifest=blob.digest, config=blob.digest)
+    artifact = Artifact(name=name, version="1", media_type="x/y", root=blob.digest, blobs=(blob.digest,), image=binding)
+    return contents_of(ContentClass.IMAGES, [artifact], [blob])
 
 
 BROKEN: dict[str, tuple[Callable[[], Contents], str]] = {
@@ -98,6 +113,27 @@ BROKEN: dict[str, tuple[Callable[[], Contents], str]] = {
         lambda: replace(first(files(), packages=(package(size=1),)), content_class=ContentClass.OS),
         "package a has 1 bytes, its blob",
     ),
+    **{
+        f"a file's version {text!r}": (partial(first, files(), version=text), "is not a plain version")
+        for text in ("", "{{ lookup('pipe', 'id') }}", "1 2", "../1", "1\n", "-1")
+    },
+    **{
+        f"an image under the reference {text!r}": (partial(imaged, text, name), "is not its reference, host/name:tag")
+        for text, name in (
+            ("registry.example/{{ lookup('pipe', 'id') }}:1", "registry.example/a:1"),
+            ("registry.example/a:1\n", "registry.example/a:1"),
+            ("registry.example/b:1", "registry.example/a:1"),
+            *((text, text) for text in ("registry.example/a", "registry.example/A:1", "a:1", "team/a:1", "registry.example:port/a:1")),
+        )
+    },
+    "a name that climbs": (lambda: first(files(), name="a/../b"), "not a plain name"),
+    **{
+        f"a package's {field} {text!r}": (
+            partial(replace, first(files(), packages=(package(**{field: text}),)), content_class=ContentClass.OS),
+            "is not plain",
+        )
+        for field, text in (("name", "{{ x }}"), ("version", "1;id"), ("architecture", "a b"), ("path", "pool/{% x %}.deb"))
+    },
 }
 
 

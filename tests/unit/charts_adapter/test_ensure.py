@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from appliance.adapters.charts import ChartWanted, HelmPlace, ensure_chart
+from appliance.adapters.charts import ChartWanted, HelmPlace, ensure_charts
 from appliance.errors import ToolError
 
 HELM = """\
 #!/usr/bin/python3
-import json, pathlib, sys
+import json, os, pathlib, sys
 here = pathlib.Path(__file__).parent
 state = here / "state.json"
+(here / "environment").write_text(json.dumps(dict(os.environ)))
 words = sys.argv[1:]
 with (here / "calls").open("a") as calls:
     calls.write(words[0] + "\\n")
@@ -57,30 +58,39 @@ def calls(place: HelmPlace) -> list[str]:
 
 
 def test_the_second_time_helm_is_asked_once_and_changes_nothing(place: HelmPlace, wanted: ChartWanted) -> None:
-    assert ensure_chart(wanted, place) is True
-    assert ensure_chart(wanted, place) is False
+    assert ensure_charts([wanted], place)[wanted.name] is True
+    assert ensure_charts([wanted], place)[wanted.name] is False
     assert calls(place) == ["status", "upgrade", "status"]
 
 
+def test_helm_gets_no_proxy_and_no_setting_of_the_caller(place: HelmPlace, wanted: ChartWanted, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "HELM_NAMESPACE", "HELM_KUBECONTEXT", "KUBECONFIG"):
+        monkeypatch.setenv(name, "elsewhere")
+    ensure_charts([wanted], place)
+    environment = json.loads((place.helm.parent / "environment").read_text())
+    assert "elsewhere" not in environment.values()
+    assert environment["PATH"]
+
+
 def test_other_values_are_a_new_revision(place: HelmPlace, wanted: ChartWanted) -> None:
-    ensure_chart(wanted, place)
-    assert ensure_chart(replace(wanted, values={"podCidr": "10.9.0.0/16"}), place) is True
+    ensure_charts([wanted], place)
+    assert ensure_charts([replace(wanted, values={"podCidr": "10.9.0.0/16"})], place)[wanted.name] is True
 
 
 def test_another_chart_of_the_same_version_is_a_new_revision(place: HelmPlace, wanted: ChartWanted) -> None:
-    ensure_chart(wanted, place)
+    ensure_charts([wanted], place)
     wanted.chart.write_bytes(b"packed otherwise")
-    assert ensure_chart(wanted, place) is True
+    assert ensure_charts([wanted], place)[wanted.name] is True
 
 
 def test_an_installation_that_was_cut_off_is_cleared_first(place: HelmPlace, wanted: ChartWanted) -> None:
     (place.helm.parent / "state.json").write_text(json.dumps({"info": {"status": "pending-install", "description": "x"}}))
-    assert ensure_chart(wanted, place) is True
+    assert ensure_charts([wanted], place)[wanted.name] is True
     assert calls(place) == ["status", "uninstall", "upgrade"]
 
 
 def test_helms_own_reason_is_told(place: HelmPlace, wanted: ChartWanted) -> None:
     (place.helm.parent / "broken").touch()
     with pytest.raises(ToolError, match="helm could not install flannel: Error: Kubernetes cluster unreachable") as caught:
-        ensure_chart(wanted, place)
+        ensure_charts([wanted], place)
     assert caught.value.step == "chart flannel"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.adapters.host import Login, run_on, scan_host_keys, talk
+from appliance.adapters.host import Login, run_on, scan_host_keys, talk, why_silent
 from appliance.errors import ToolError, VerificationError
 
 THERE = Login(name="cp1", address="10.20.0.11", port=2222, user="ops", options=("StrictHostKeyChecking=yes", "BatchMode=yes"))
@@ -57,6 +57,31 @@ def test_what_ssh_says_when_it_fails_becomes_the_right_error(fake_ssh: Path, say
         run_on(THERE, ["true"])
     with talk(THERE, ["true"]) as conversation, pytest.raises(kind, match=words):
         conversation.ask(b"{}", seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("exit 0", ""),
+        ("echo 'ssh: connect to host 10.20.0.11 port 2222: No route to host' >&2; exit 255", "No route to host"),
+        ("echo 'Connection timed out during banner exchange' >&2; exit 255", "timed out"),
+    ],
+)
+def test_a_machine_that_is_not_reached_says_why(fake_ssh: Path, script: str, why: str) -> None:
+    (fake_ssh / "script").write_text(script)
+    found = why_silent(THERE)
+    assert why in found
+    assert bool(found) == bool(why)
+    assert why_silent(Login(name="depot")) == ""
+
+
+@pytest.mark.parametrize(
+    ("says", "kind"), [("Host key verification failed.", VerificationError), ("ops@x: Permission denied (publickey).", ToolError)]
+)
+def test_a_machine_that_answers_and_refuses_is_not_a_lost_one(fake_ssh: Path, says: str, kind: type[Exception]) -> None:
+    (fake_ssh / "script").write_text(f"echo '{says}' >&2; exit 255")
+    with pytest.raises(kind):
+        why_silent(THERE)
 
 
 def test_a_command_that_does_not_end_is_given_up() -> None:

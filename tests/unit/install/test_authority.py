@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from appliance.errors import FormatError, HostError
-from appliance.install.authority import LEAF_LIFE, ensure_authority, ensure_certificate, expiries, site_id
+from appliance.install.authority import CA_LIFE, LEAF_LIFE, ensure_authority, ensure_certificate, expiries, not_begun, site_id
 from appliance.install.places import SitePlaces
 from appliance.install.sitekeys import load_key, make_site_keys
 from tests.support.site import SITE, site, snapshot
@@ -79,6 +79,38 @@ def test_a_certificate_near_its_end_or_for_other_names_is_issued_anew_with_a_new
     assert places.certificate_key("registry").read_bytes() != key
     assert places.certificate_key("registry").stat().st_mode & 0o777 == 0o600
     assert ensure_certificate("registry", HERE, places, addresses=["10.20.0.12"], now=NOW)
+
+
+def test_what_a_clock_ahead_made_is_made_again_once_the_clock_is_right(places: SitePlaces) -> None:
+    before, right = site_id(places), NOW - timedelta(days=400)
+    assert not_begun(places, now=right) == ("ca", "registry")
+    assert ensure_authority(HERE, places, now=right)
+    assert ensure_certificate("registry", HERE, places, addresses=["10.20.0.10"], now=right)
+    assert not_begun(places, now=right) == ()
+    assert verify(places, "-verify_ip", "10.20.0.10", "-attime", str(int(right.timestamp())))
+    assert site_id(places) == before
+    assert not ensure_authority(HERE, places, now=right)
+    assert not ensure_certificate("registry", HERE, places, addresses=["10.20.0.10"], now=right)
+
+
+def test_the_ca_is_made_again_with_its_key_in_its_last_third_and_nothing_outlives_it(places: SitePlaces) -> None:
+    before, late = site_id(places), NOW + CA_LIFE * 0.7
+    assert not ensure_authority(HERE, places, now=NOW + CA_LIFE * 0.6)
+    near = NOW + CA_LIFE - timedelta(days=300)
+    assert ensure_certificate("registry", HERE, places, addresses=["10.20.0.10"], now=near)
+    assert expiries(places)["registry"] == expiries(places)["ca"]
+    assert ensure_authority(HERE, places, now=late)
+    assert site_id(places) == before
+    assert (expiries(places)["ca"] - late).days == CA_LIFE.days
+
+
+def test_a_certificate_that_outlives_the_ca_is_issued_anew(places: SitePlaces) -> None:
+    back = NOW - timedelta(days=3000)
+    places.authority.unlink()
+    ensure_authority(HERE, places, now=back)
+    assert expiries(places)["registry"] > expiries(places)["ca"]
+    assert ensure_certificate("registry", HERE, places, addresses=["10.20.0.10"], now=NOW)
+    assert expiries(places)["registry"] == expiries(places)["ca"]
 
 
 def test_new_networks_give_a_new_ca_certificate_of_the_same_key_and_old_certificates_stay_good(places: SitePlaces) -> None:

@@ -16,11 +16,9 @@ from appliance.install.preflight import refuse_failed
 from tests.support.site import GIB, SITE, SITE_ID, seen, site
 
 SITE_FILE = site()
-FULL = tuple(
-    Filesystem(path=p, device=1, size=9 * GIB, free=9 * GIB, inodes=10_000_000, options=()) for p in ("/", "/var", "/var/lib/appliance")
-)
+FULL = tuple(Filesystem(path=p, size=9 * GIB, free=9 * GIB, inodes=10_000_000, options=()) for p in ("/", "/var", "/var/lib/appliance"))
 NOEXEC = tuple(
-    Filesystem(path=p, device=1, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=("noexec",) if p == "/var" else ())
+    Filesystem(path=p, size=500 * GIB, free=400 * GIB, inodes=10_000_000, options=("noexec",) if p == "/var" else ())
     for p in ("/", "/var", "/var/lib/appliance")
 )
 MODULES = dict.fromkeys(("overlay", "br_netfilter", "nf_tables", "nf_conntrack", "bridge", "veth"), True) | {"vxlan": False}
@@ -121,6 +119,12 @@ def test_a_node_of_this_very_site_may_have_what_the_site_put_there() -> None:
         "filesystems": FULL,
     }
     assert wrong(run({"cp1": ours})) == []
+
+
+def test_a_node_of_this_site_must_have_room_for_what_a_newer_release_adds() -> None:
+    ours = {"site_id": SITE_ID, "filesystems": FULL}
+    assert wrong(run({"gpu1": ours | {"disk_grows": 8 * GIB}})) == []
+    assert wrong(run({"gpu1": ours | {"disk_grows": 140 * GIB}})) == [("gpu1", "disk", State.FAIL)]
 
 
 def test_the_refusal_names_machine_check_measured_expected_and_what_to_do() -> None:

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from appliance.adapters import host
 from appliance.adapters.disk import locked
 from appliance.errors import HostError, ToolError, UsageError, VerificationError
 from appliance.install.firsttrust import read_root
@@ -134,7 +136,7 @@ def test_ranges_cannot_change_while_the_cluster_stands(world: World) -> None:
     world.init()
     world.places.installed.write_text("{}")
     world.write(SITE + '\n[network]\npod_cidr = "10.200.0.0/16"\n')
-    with pytest.raises(HostError, match="cannot be changed while the cluster stands"):
+    with pytest.raises(UsageError, match="cannot be changed while the cluster stands"):
         world.init()
 
 
@@ -180,6 +182,49 @@ def test_while_another_command_holds_the_site_init_says_which_process(world: Wor
     found = offer(world.file, world.places, world.root, scan=world.scan)
     with locked(world.places.lock, what="the site"), pytest.raises(HostError, match=r"the site is in use by process \d+"):
         accept(found, {}, world.places, now=world.line.now)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can be somebody else for a moment")
+def test_who_forgot_sudo_is_told_and_meets_no_bug(world: World) -> None:
+    world.init()
+    world.folder.chmod(0o755)
+    for parent in world.folder.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    os.seteuid(65534)
+    try:
+        for attempt in (lambda: load_accepted(world.places), lambda: offer(world.file, world.places, world.root, scan=world.scan)):
+            with pytest.raises(HostError, match="ermission denied") as caught:
+                attempt()
+            assert "root on a site" in (caught.value.hint or "")
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("system", "named"),
+    [
+        (("ubuntu", "24.04", "x86_64"), "ubuntu 24.04 x86_64"),
+        (("debian", "13", "x86_64"), "debian 13 x86_64"),
+        (("debian", "12", "aarch64"), "debian 12 aarch64"),
+        (("", "", ""), "an unknown system"),
+    ],
+)
+def test_a_depot_with_another_system_is_refused_before_anything_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, system: tuple[str, str, str], named: str
+) -> None:
+    monkeypatch.setattr(host, "own_system", lambda: system)
+    with pytest.raises(HostError, match=f"this machine runs {named}, expected debian 12 x86_64") as caught:
+        world.init()
+    assert "Debian 12" in (caught.value.hint or "")
+    assert not world.places.state.exists()
+
+
+@pytest.mark.parametrize("name", ["two words", "quo'te", "per%cent", "{{ x }}"])
+def test_a_state_folder_that_is_no_plain_word_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    world = World(tmp_path / name)
+    with pytest.raises(UsageError, match="not a state folder"):
+        world.init()
+    assert not world.places.state.exists()
 
 
 def test_commands_before_init_say_so(world: World) -> None:

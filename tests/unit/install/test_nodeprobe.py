@@ -19,8 +19,9 @@ import pytest
 from appliance.adapters.host import Login, Talk, clock_offset, talk
 from appliance.errors import ToolError
 from appliance.install import nodeprobe
-from appliance.install.facts import Busy, Facts, Reached, decode_answer
+from appliance.install.facts import Busy, Facts, Reached, Route, check_facts, decode_answer
 from appliance.install.preflight import _command, _script
+from tests.support.site import facts
 
 SOURCE = Path(nodeprobe.__file__)
 HERE = Login(name="here")
@@ -50,6 +51,23 @@ def test_it_imports_the_standard_library_only() -> None:
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
     }
     assert names <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"filesystems": ()}, "expected the file systems of /, /var, /var/lib/appliance"),
+        ({"filesystems": facts("x").filesystems[:2]}, "expected the file systems of"),
+        ({"routes": (Route(destination="x", interface="eth0"),)}, "route 'x' is not an IPv4 range"),
+        ({"routes": (Route(destination="10.0.0.1/8", interface="eth0"),)}, "route .* is not an IPv4 range"),
+    ],
+)
+def test_an_answer_that_the_decisions_could_not_lean_on_is_refused_by_machine(changes: dict[str, object], words: str) -> None:
+    paths = ["/", "/var", "/var/lib/appliance"]
+    check_facts(facts("gpu1"), paths, machine="gpu1")
+    with pytest.raises(ToolError, match=f"gpu1: the probe's answer cannot be read: {words}") as caught:
+        check_facts(facts("gpu1", **changes), paths, machine="gpu1")
+    assert caught.value.hint
 
 
 def test_the_facts_of_this_machine_have_the_shape_that_preflight_reads(probe: Talk) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -15,17 +16,17 @@ from appliance.adapters.disk import locked
 from appliance.bundle.contents import ContentClass
 from appliance.digests import hex_of
 from appliance.errors import FormatError, HostError, UsageError, VerificationError
-from appliance.install import preflight, reset, run
+from appliance.install import preflight, reset, run, standing
 from appliance.install.checks import Check, check
 from appliance.install.initialise import load_accepted
 from appliance.install.inventory import inventory, variables
 from appliance.install.plan import FILES_NEEDED, check_release, plan, release_inputs
-from appliance.install.readiness import disk_needed, outlook
+from appliance.install.readiness import disk_grows, disk_needed, outlook
 from appliance.install.records import Installed, read_installed, write_installed
 from appliance.install.releases import newest
 from appliance.install.sitefile import SiteFile
 from appliance.store import Store
-from tests.support.simulator import sample_files
+from tests.support.simulator import blob_of, contents_of, file_artifact, sample_files
 from tests.support.site import GIB, SITE_ID, World, file_blob, snapshot
 
 
@@ -90,6 +91,35 @@ class TestBeforeAnyMachineIsSpokenTo:
         world.import_release(files=world.line.publish(contents, release=world.line.release(platform="ubuntu-24.04-arm64")))
         refused(world, FormatError, "made for ubuntu-24.04-arm64")
 
+    def test_a_release_with_settings_of_an_engine_is_refused_by_name(self, world: World) -> None:
+        contents, _ = sample_files(dict.fromkeys(FILES_NEEDED, 2000))
+        world.import_release(files=world.line.publish(contents, release=world.line.release(engine='{"vllm":{}}')))
+        refused(world, UsageError, "engine: settings of an engine are not done by this version")
+
+    @pytest.mark.parametrize("undone", [ContentClass.POLICY, ContentClass.CODE])
+    def test_contents_that_would_be_left_aside_in_silence_are_refused_by_name(self, world: World, undone: ContentClass) -> None:
+        contents, _ = sample_files(dict.fromkeys(FILES_NEEDED, 2000))
+        artifact, more = file_artifact("site-policy", b"allow nothing")
+        contents[undone] = contents_of(undone, [artifact], map(blob_of, more.values()))
+        world.import_release(files=world.line.publish(contents))
+        for digest, data in more.items():
+            Store(world.places.state).blob_path(digest).write_bytes(data)
+        refused(world, UsageError, f"class {undone}: site-policy: contents of this class are not done by this version")
+
+    @pytest.mark.parametrize("version", ["", "latest", "1.36", "v1.36.4; id", "{{ x }}"])
+    def test_a_kubernetes_that_is_no_version_is_refused(self, world: World, version: str) -> None:
+        contents, _ = sample_files(dict.fromkeys(FILES_NEEDED, 2000))
+        world.import_release(files=world.line.publish(contents, release=world.line.release(kubernetes=version)))
+        refused(world, FormatError, "expected a version of Kubernetes")
+
+    def test_a_release_with_another_kubernetes_than_what_stands_is_refused_before_a_byte_is_hashed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.import_release()
+        standing.begin(load_accepted(world.places), world.places, kubernetes="v1.35.9")
+        monkeypatch.setattr(run, "verify_blobs", never)
+        refused(world, UsageError, r"the release has Kubernetes 1\.36\.4, the cluster that stands has 1\.35\.9")
+
     def test_a_clock_behind_what_was_signed_is_refused(self, world: World) -> None:
         world.import_release()
         world.line.pass_days(-3)
@@ -135,8 +165,8 @@ def test_the_plan_says_per_machine_what_comes_and_which_units_run(world: World) 
     assert (found.release, found.name, found.kubernetes) == (stored.digest, "tiny", "v1.36.4")
     depot, cp1, gpu1 = found.machines
     assert set(depot.files) == {"registry 1", "kubectl 1", "helm 1"}
-    assert set(cp1.files) == {f"{name} 1" for name in ("kubeadm", "kubelet", "containerd", "cni-plugins", "crictl")}
-    assert cp1.bytes == 5 * 2000
+    assert set(cp1.files) == {f"{name} 1" for name in ("kubeadm", "kubelet", "kubectl", "containerd", "cni-plugins", "crictl")}
+    assert cp1.bytes == 6 * 2000
     assert "appliance-registry.service" in depot.units
     assert set(gpu1.units) == {"haproxy.service", "containerd.service", "kubelet.service"}
 
@@ -189,6 +219,20 @@ def test_disk_that_a_node_needs_grows_with_images_and_models(world: World) -> No
     bundle = type(stored.bundle)(**{name: getattr(stored.bundle, name) for name in stored.bundle.__slots__} | {"contents": grown})
     assert disk_needed(cp1, bundle) - 1536 * 1024 * 1024 == 3 * size
     assert disk_needed(gpu1, bundle) - GIB == 4 * size
+
+
+def test_disk_that_a_newer_release_adds_to_a_node_is_what_the_installed_one_lacks(world: World) -> None:
+    stored = world.import_release()
+    depot, cp1, gpu1 = load_accepted(world.places).machines
+    images = stored.bundle.contents[ContentClass.FILES]
+    newer = replace(stored.bundle, contents={**stored.bundle.contents, ContentClass.IMAGES: images, ContentClass.MODELS: images})
+    older = replace(stored.bundle, contents={**stored.bundle.contents, ContentClass.FILES: stored.bundle.contents[ContentClass.OS]})
+    size = sum(blob.size for blob in images.blobs)
+    assert disk_grows(cp1, newer, older) == 3 * size
+    assert disk_grows(gpu1, newer, older) == 4 * size
+    assert disk_grows(gpu1, newer, newer) == 0
+    assert disk_grows(gpu1, newer, None) == 0
+    assert disk_grows(depot, newer, older) == 0
 
 
 def test_the_outlook_has_no_floor_until_a_release_was_seen(world: World) -> None:

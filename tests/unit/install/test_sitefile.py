@@ -98,7 +98,18 @@ MACHINE = '\n[[machines]]\nname = "{}"\naddress = "{}"\nroles = {}\n'
         (SITE.replace("accelerator", "strict_egress = true\naccelerator", 1), "strict_egress"),
         (SITE.replace("accelerator", 'outside = ["203.0.113.1"]\naccelerator', 1), "expected ADDRESS:PORT"),
         (SITE.replace("accelerator", 'outside = ["203.0.113.1:99999"]\naccelerator', 1), "expected ADDRESS:PORT"),
+        (SITE.replace("accelerator", 'outside = ["203.0.113.1:\u00b2"]\naccelerator', 1), "expected ADDRESS:PORT"),
+        (SITE.replace("accelerator", 'outside = ["203.0.113.1:\u0664\u0664"]\naccelerator', 1), "expected ADDRESS:PORT"),
         (SITE.replace('roles = ["depot"]', 'roles = ["depot"]\nssh_port = 0'), "ssh_port of depot"),
+        *(
+            (SITE.replace("accelerator", f'ssh_key = "{path}"\naccelerator', 1), "ssh_key: ")
+            for path in ("id_ed25519", "~/.ssh/id", "/root/my key", "/root/%h", "/root/${HOME}", "/root/{{ x }}")
+        ),
+        *(
+            (SITE.replace('name = "gpu1"', f'name = "{name}"'), f"name: '{name}' means something else")
+            for name in ("no", "on", "true", "null", "y", "all", "ungrouped", "localhost", "cluster", "worker", "gpu")
+        ),
+        (SITE.replace('"depot"\n', '"store"\n').replace('name = "gpu1"', 'name = "depot"'), "'depot' without the role depot"),
         (SITE.replace('roles = ["depot"]', 'roles = ["depot"]\nssh_user = "-oProxyCommand=x"'), "ssh_user of depot"),
     ],
 )

@@ -19,20 +19,23 @@ from appliance.adapters.cluster import Cluster
 from appliance.adapters.host import Login, Outcome
 from appliance.adapters.playbook import TaskEvent, TaskStatus
 from appliance.bundle.contents import ContentClass
+from appliance.bundle.release import ChartRelease
 from appliance.digests import hex_of
 from appliance.errors import ToolError
 from appliance.install import cluster as waiting
 from appliance.install import status
-from appliance.install.cluster import wait_until_well
+from appliance.install.cluster import own_namespaces, wait_until_well
 from appliance.install.initialise import load_accepted
 from appliance.install.operator import give_kubeconfig, take_kubeconfig
 from appliance.install.placements import ask_placements
 from appliance.install.records import Installed, write_installed
-from appliance.install.runs import KEPT, new_run
+from appliance.install.runs import KEPT, forget_archives, new_run
 from appliance.install.steps import StepReporter
 from appliance.progress import SILENT, Silent
 from tests.support.simulator import Line, blob_of, contents_of, file_artifact
 from tests.support.site import World, site
+
+OURS = frozenset({"kube-system", "kube-flannel"})
 
 
 def node(name: str, *, ready: bool = True, plane: bool = False, cordoned: bool = False) -> dict[str, Any]:
@@ -54,10 +57,10 @@ def node(name: str, *, ready: bool = True, plane: bool = False, cordoned: bool =
     }
 
 
-def pod(name: str, *, phase: str = "Running", ready: bool = True, waiting_for: str = "") -> dict[str, Any]:
+def pod(name: str, *, phase: str = "Running", ready: bool = True, waiting_for: str = "", namespace: str = "kube-system") -> dict[str, Any]:
     state = {"waiting": {"reason": waiting_for}} if waiting_for else {"running": {"startedAt": "2026-11-23T06:31:00Z"}}
     return {
-        "metadata": {"name": name, "namespace": "kube-system", "uid": f"uid-{name}"},
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
         "spec": {"nodeName": "cp1", "containers": []},
         "status": {
             "phase": phase,
@@ -96,18 +99,16 @@ def test_nodes_and_pods_are_read_with_the_reason_when_they_are_not_well(kubectl:
         ],
     )
     first, second = found.nodes()
-    assert (first.name, first.ready, first.control_plane, first.version, first.address) == ("cp1", True, True, "v1.36.4", "10.20.0.11")
+    assert (first.name, first.ready, first.version, first.address) == ("cp1", True, "v1.36.4", "10.20.0.11")
     assert (second.name, second.ready, second.reason) == ("gpu1", False, "cni plugin not initialized")
     pods = {each.name: (each.running, each.reason, each.restarts) for each in found.pods()}
     assert pods == {"bad": (False, "main: ImagePullBackOff", 2), "done": (True, "", 2), "etcd": (True, "", 2), "new": (False, "Pending", 2)}
-    assert found.ready()
 
 
 def test_an_api_that_does_not_answer_is_told_in_kubectls_last_words(kubectl: Callable[..., Cluster], tmp_path: Path) -> None:
     found = kubectl([], [], fails="Unable to connect to the server: dial tcp 127.0.0.1:8443")
     with pytest.raises(ToolError, match="list nodes: Unable to connect"):
         found.nodes()
-    assert not found.ready()
     with pytest.raises(ToolError, match="no kubectl there yet"):
         Cluster(kubectl=tmp_path / "none", kubeconfig=tmp_path / "kubeconfig").nodes()
 
@@ -127,7 +128,7 @@ def test_waiting_ends_when_every_node_is_ready_and_every_pod_runs(kubectl: Calla
     world.init()
     here = load_accepted(world.places)
     notes = Notes()
-    assert len(wait_until_well(here, kubectl([node("cp1"), node("gpu1")], [pod("etcd")]), seconds=5, progress=notes)) == 1
+    assert len(wait_until_well(here, kubectl([node("cp1"), node("gpu1")], [pod("etcd")]), namespaces=OURS, seconds=5, progress=notes)) == 1
     assert notes.lines == ["cp1: Ready, v1.36.4", "gpu1: Ready, v1.36.4"]
 
 
@@ -149,7 +150,42 @@ def test_waiting_gives_up_with_the_name_of_what_is_not_well(
     world = World(tmp_path)
     world.init()
     with pytest.raises(ToolError, match=words):
-        wait_until_well(load_accepted(world.places), kubectl(*cluster), seconds=0.05, progress=SILENT)
+        wait_until_well(load_accepted(world.places), kubectl(*cluster), namespaces=OURS, seconds=0.05, progress=SILENT)
+
+
+USERS = [
+    pod("job-1", phase="Failed", ready=False, namespace="team"),
+    pod("crash", ready=False, waiting_for="CrashLoopBackOff", namespace="team"),
+    pod("wants-a-gpu", phase="Pending", ready=False, namespace="team"),
+]
+
+
+def test_what_users_run_and_what_a_restart_left_behind_keeps_no_installation_waiting(
+    kubectl: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 0.01)
+    world = World(tmp_path)
+    world.init()
+    evicted = pod("coredns-old", phase="Failed", ready=False, waiting_for="")
+    cluster = kubectl([node("cp1"), node("gpu1")], [pod("etcd"), evicted, *USERS])
+    found = wait_until_well(load_accepted(world.places), cluster, namespaces=OURS, seconds=0.05, progress=SILENT)
+    assert [each.name for each in found] == ["etcd"]
+
+
+def test_a_machine_that_never_joins_has_a_hint_that_is_an_action(
+    kubectl: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 0.01)
+    world = World(tmp_path)
+    world.init()
+    with pytest.raises(ToolError) as caught:
+        wait_until_well(load_accepted(world.places), kubectl([node("cp1")], []), namespaces=OURS, seconds=0.05, progress=SILENT)
+    assert "run site reset gpu1" in (caught.value.hint or "")
+
+
+def test_our_namespaces_are_the_systems_and_those_of_the_releases_charts() -> None:
+    charts = (ChartRelease(name="flannel", namespace="kube-flannel", chart="flannel"),)
+    assert own_namespaces(charts) == {"kube-system", "kube-flannel"}
 
 
 @pytest.fixture
@@ -230,6 +266,40 @@ def test_an_api_that_is_away_is_a_problem_and_not_an_error(
     assert found.problems == ("the cluster's API: list nodes: connection refused",)
 
 
+def test_what_users_run_is_a_warning_and_a_node_that_the_site_file_does_not_have_is_a_problem(
+    installed: World, kubectl: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = look(installed, kubectl([node("cp1"), node("gpu1")], USERS), monkeypatch)
+    assert found.problems == ()
+    assert "pod team/crash: main: CrashLoopBackOff" in found.warnings
+    assert len(found.not_running) == 3
+    found = look(installed, kubectl([node("cp1"), node("gpu1"), node("gpu7")], []), monkeypatch)
+    assert found.problems == ("gpu7: in the cluster and not in the site file",)
+
+
+def test_an_answer_that_does_not_name_every_unit_is_a_problem(
+    installed: World, kubectl: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "run_on", lambda *_, **__: Outcome(code=1, output=b"", errors="Failed to connect to bus"))
+    found = look(installed, kubectl([node("cp1"), node("gpu1")], []), monkeypatch)
+    assert "gpu1: systemctl told 0 of 3 units: Failed to connect to bus" in found.problems
+
+
+def test_a_certificate_that_is_not_valid_yet_is_a_problem(
+    installed: World, kubectl: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = look(installed, kubectl([node("cp1"), node("gpu1")], []), monkeypatch, days=-1)
+    assert found.problems == ("certificate site: ca is not valid yet",)
+
+
+def test_kubectl_gets_no_proxy_and_no_setting_of_the_caller(kubectl: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "KUBECONFIG", "HELM_NAMESPACE"):
+        monkeypatch.setenv(name, "http://proxy.example:3128")
+    cluster = kubectl([], [], fails="$(env | grep -c proxy.example)")
+    with pytest.raises(ToolError, match="list nodes: 0"):
+        cluster.nodes()
+
+
 def test_certificates_near_their_end_are_warned_of_and_then_a_problem(
     installed: World, kubectl: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +359,31 @@ def test_old_runs_are_removed_and_every_run_is_private(tmp_path: Path) -> None:
     kept = sorted(world.places.runs.iterdir())
     assert kept == folders[-KEPT:]
     assert folders[-1].stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_killed_run_left_is_scrubbed_by_the_next_and_its_log_stays(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.init()
+    killed = new_run(world.places, "install")
+    for name in ("env/extravars", "inventory/hosts.json", "ansible/tmp/admin.conf", "artifacts/run/stdout"):
+        (killed / name).parent.mkdir(parents=True, exist_ok=True)
+        (killed / name).write_text("secret" if name != "artifacts/run/stdout" else "what it said")
+    new_run(world.places, "install")
+    assert [path.name for path in killed.rglob("*")] == ["run.log"]
+    assert (killed / "run.log").read_text() == "what it said"
+
+
+def test_only_the_archives_of_the_release_that_stands_are_kept(tmp_path: Path) -> None:
+    places = World(tmp_path).places
+    places.archives.mkdir(parents=True)
+    for name in ("programs-a.tar", "programs-a.tar.sha256", "programs-old.tar", "packages-old.tar", "packages-b.tar"):
+        (places.archives / name).touch()
+    keep = {
+        "appliance_node_programs": {"path": str(places.archives / "programs-a.tar"), "set": "a"},
+        "appliance_packages_archive": str(places.archives / "packages-b.tar"),
+    }
+    assert forget_archives(places, keep=keep) == ("packages-old.tar", "programs-old.tar")
+    assert sorted(path.name for path in places.archives.iterdir()) == ["packages-b.tar", "programs-a.tar", "programs-a.tar.sha256"]
 
 
 def test_models_that_a_node_lacks_are_told_and_those_it_has_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,3 +126,11 @@ def test_a_changed_model_is_refused_with_what_to_do(world: Placement, served: Se
     assert (code, out) == (3, "")
     assert "config.json, chunk 0 at byte 0: bytes: expected sha256:" in err
     assert "move that folder away" in err
+
+
+def test_a_plan_that_should_also_read_every_byte_is_refused(world: Placement, served: Served) -> None:
+    code, _, err = run(world, served, "--plan", "--verify")
+    assert code == 2
+    assert "--plan and --verify together" in err
+    assert "appliance: hint: give one of them" in err
+    assert world.nothing_is_visible()

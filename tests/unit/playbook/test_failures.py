@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from appliance.adapters.playbook_failures import Failure, cause_of, next_step
+from appliance.adapters.playbook_failures import Failure, as_error, cause_of, failure_of, next_step
+from appliance.errors import ApplianceError, FormatError, HostError, ToolError, VerificationError
 
 KUBEADM = """\
 [init] Using Kubernetes version: v1.36.4
@@ -54,3 +57,30 @@ def test_a_silent_failure_is_called_one() -> None:
 )
 def test_every_known_cause_has_something_to_do(cause: str, advice: str) -> None:
     assert next_step(Failure(host="gpu1", task="t", cause=cause)) == advice
+
+
+def refusal(code: int) -> dict[str, object]:
+    """What `node place` leaves in the result of a loop over models when it refuses one with `code`."""
+    said = "tiny: 4096 of 9000 bytes\nappliance: error: model.safetensors: 1 byte differs\nappliance: hint: find out who changed it\n"
+    return {"msg": "One or more items failed", "results": [{"rc": 0}, {"failed": True, "rc": code, "stderr": said, "msg": "non-zero"}]}
+
+
+@pytest.mark.parametrize(("code", "kind"), [(3, VerificationError), (4, FormatError), (5, HostError), (6, ToolError), (2, ToolError)])
+def test_a_refusal_of_our_own_program_on_a_machine_keeps_its_error_hint_and_class(code: int, kind: type[ApplianceError]) -> None:
+    error = as_error(failure_of("gpu1", "Place the models", refusal(code), unreachable=False), others={"gpu2"}, log=Path("/x/run.log"))
+    assert type(error) is kind
+    assert error.message == "gpu1: Place the models: model.safetensors: 1 byte differs (also failed: gpu2)"
+    assert error.hint == "find out who changed it; all of it: /x/run.log"
+
+
+@pytest.mark.parametrize("stderr", ["it ended with 3", "error: no appliance: error: here"])
+def test_another_programs_exit_code_3_is_no_refusal_of_ours(stderr: str) -> None:
+    found = failure_of("gpu1", "t", {"failed": True, "rc": 3, "stderr": stderr}, unreachable=False)
+    assert type(as_error(found, others=(), log=Path("/x/run.log"))) is ToolError
+
+
+def test_a_changed_host_key_met_in_the_middle_is_a_refusal_and_not_a_cable() -> None:
+    said = {"unreachable": True, "msg": "Failed to connect to the host via ssh: Host key verification failed."}
+    error = as_error(failure_of("gpu1", "Machine", said, unreachable=True), others=(), log=Path("/x/run.log"))
+    assert type(error) is VerificationError
+    assert "find out who changed" in (error.hint or "")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from appliance.adapters import playbook
 from appliance.adapters.playbook import PlaybookResult, TaskEvent, TaskStatus, run_playbook
-from appliance.errors import HostError, ToolError
+from appliance.errors import FormatError, HostError, ToolError, VerificationError
+from tests.support.faults import can_mount, fill, small_disk
 
 SECRET = "plugh-7c1b55e2-xyzzy"
 HERE = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
@@ -32,14 +34,16 @@ def run(
     *,
     hosts: Mapping[str, object] | None = None,
     check: bool = False,
+    variables: Mapping[str, object] | None = None,
+    playbooks: Path | None = None,
 ) -> tuple[PlaybookResult, list[TaskEvent]]:
-    folder = write_playbook(tmp_path / "playbooks", tasks)
+    folder = write_playbook(playbooks or tmp_path / "playbooks", tasks)
     monkeypatch.setattr(playbook, "playbooks_folder", lambda: folder)
     events: list[TaskEvent] = []
     result = run_playbook(
         "site",
         inventory={"all": {"hosts": dict(hosts or {"here": HERE | {"ansible_remote_tmp": str(tmp_path / "remote")}})}},
-        variables={"target": str(tmp_path / "made"), "secret": SECRET},
+        variables={"target": str(tmp_path / "made"), "secret": SECRET, **(variables or {})},
         private_data_dir=tmp_path / "run",
         on_event=events.append,
         check=check,
@@ -152,3 +156,70 @@ def test_an_installation_without_playbooks_is_unfit(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(playbook, "_INSIDE", tmp_path)
     with pytest.raises(HostError, match="no playbooks"):
         playbook.playbooks_folder()
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"appliance_images": [{"reference": "reg.io/{{ lookup('ansible.builtin.pipe', 'touch MADE') }}:1"}]},
+        {"appliance_files": {"{{ 1 }}": {"version": "1"}}},
+        {"appliance_state": "/var/{% set x = 1 %}"},
+        {"deep": ["plain", ("{# a comment", 1)]},
+    ],
+)
+def test_a_signed_word_that_ansible_would_evaluate_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: dict[str, object]
+) -> None:
+    with pytest.raises(FormatError, match=r"variables: .* is a template, expected plain words; nothing was changed") as caught:
+        run(tmp_path, monkeypatch, MAKE, variables=planted)
+    assert caught.value.hint
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_word_of_the_inventory_that_ansible_would_evaluate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FormatError, match="inventory: all: hosts: here: appliance_address"):
+        run(tmp_path, monkeypatch, MAKE, hosts={"here": HERE | {"appliance_address": "{{ target }}"}})
+
+
+def test_the_sockets_of_ssh_have_a_short_private_folder_however_long_the_state_is_and_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = """\
+    - name: Say where
+      ansible.builtin.shell: stat -c '%n %a' "$ANSIBLE_SSH_CONTROL_PATH_DIR" > {{ target }}
+"""
+    deep = tmp_path / ("long" * 20)
+    deep.mkdir()
+    run(deep, monkeypatch, say)
+    folder, mode = (deep / "made").read_text().split()
+    assert len(folder) + len("/0123456789.0123456789abcdef") < 107
+    assert mode == "700"
+    assert not Path(folder).exists()
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs to mount a small disk")
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # ansible-runner leaves files open
+@pytest.mark.parametrize("left", [0, 4096, 12288, 24576])
+def test_a_full_disk_while_a_run_is_set_up_is_an_unfit_machine_and_not_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        fill(disk, leave=left)
+        with pytest.raises(HostError, match="no space left") as caught:
+            run(disk, monkeypatch, MAKE, playbooks=tmp_path / "playbooks")
+        assert "free space" in (caught.value.hint or "")
+        del caught
+        gc.collect()  # those files hang on the traceback, and would keep the disk mounted
+
+
+def test_a_refusal_of_our_own_program_ends_the_run_with_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = """\
+    - name: Place
+      ansible.builtin.shell: echo 'appliance:' 'error:' 1 byte differs >&2; echo 'appliance:' 'hint:' find out who >&2; exit {{ item }}
+      loop: [0, 3]
+"""
+    with pytest.raises(VerificationError, match="here: Place: 1 byte differs"):
+        run(tmp_path, monkeypatch, refuse)
