@@ -9,19 +9,18 @@ import json
 import os
 import shutil
 from datetime import timedelta
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from appliance.bundle.contents import ContentClass, Contents
-from appliance.bundle.media import ChunkEntry, MetadataEntry, encode_head, encode_trailer, part_length, with_offsets
+from appliance.bundle.media import ChunkEntry, MetadataEntry
 from appliance.carry import parts
 from appliance.carry.parts import read_part
 from appliance.digests import Digest, digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.verify import load_trust
-from tests.support.carried import CHUNK, INSTALLER, ONE, THREE, World
+from tests.support.carried import CHUNK, INSTALLER, ONE, THREE, World, rewrite
 from tests.support.faults import duplicate, flip_byte, flipped, replace_by_symlink, truncate
 from tests.support.observe import unchanged
 from tests.support.simulator import Line, write_bundle
@@ -329,18 +328,6 @@ def test_a_chunk_list_that_is_not_the_blobs_is_refused_and_thrown_away(world: Wo
     assert digest in error.message
     assert not world.store.blob_path(digest).exists()
     assert not (world.store.staging / f"{hex_of(digest)}.data").exists()
-
-
-def rewrite(path: Path, metadata: dict[str, bytes], more: bytes = b"") -> None:
-    """Write the part again, well formed, with other metadata, and with one more chunk if `more` is given."""
-    table, data = read_part(path).table, path.read_bytes()
-    chunks = b"".join(data[entry.offset : entry.offset + entry.size] for entry in table.chunks)
-    entries = tuple(MetadataEntry(path=name, offset=0, size=len(each), digest=digest_of(each)) for name, each in sorted(metadata.items()))
-    stray = (ChunkEntry(digest=digest_of(more), offset=0, size=len(more)),) if more else ()
-    changed = with_offsets(msgspec.structs.replace(table, metadata=entries, chunks=(*table.chunks, *stray)))
-    head = encode_head(changed)
-    body = b"".join(each for _, each in sorted(metadata.items())) + chunks + more
-    path.write_bytes(head + body + encode_trailer(head, part_length(changed)))
 
 
 def test_a_part_that_lists_a_chunk_nobody_signed_is_refused(world: World) -> None:
