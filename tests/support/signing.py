@@ -30,13 +30,13 @@ def twin_of(signer: CryptoSigner) -> CryptoSigner:
     key = signer.public_key
     twin = SSlibKey("x", key.keytype, key.scheme, {"public": str(key.keyval["public"]).rstrip("\n")})
     twin.keyid = keyid_of(twin)
-    return CryptoSigner(signer._private_key, twin)  # noqa: SLF001 - it has no accessor
+    return CryptoSigner(signer._private_key, twin)
 
 
 def alias_of(signer: CryptoSigner) -> CryptoSigner:
     """The same key under an identifier that is not its hash."""
     key = signer.public_key
-    return CryptoSigner(signer._private_key, SSlibKey("0" * 64, key.keytype, key.scheme, dict(key.keyval)))  # noqa: SLF001 - as above
+    return CryptoSigner(signer._private_key, SSlibKey("0" * 64, key.keytype, key.scheme, dict(key.keyval)))
 
 
 Double = Callable[[CryptoSigner], CryptoSigner]
