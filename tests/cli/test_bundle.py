@@ -202,6 +202,35 @@ def test_without_trust_the_options_are_named(shell: Shell) -> None:
         assert "--publication DIR" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (("verify", "one"), ("publication", "trust")),
+        (("verify", "one"), ("publication", "state")),
+        (("verify", "one"), ("trust", "state")),
+        (("inspect", "one"), ("publication", "state")),
+        (("diff", "one", "one"), ("trust", "state")),
+    ],
+)
+def test_two_options_that_name_a_root_are_refused(shell: Shell, pinned: Path, command: tuple[str, ...], options: tuple[str, ...]) -> None:
+    places = {"publication": "pub", "trust": str(pinned / "trust" / "test"), "state": str(pinned)}
+    both = [word for option in options for word in (f"--{option}", places[option])]
+    refused = shell.run("bundle", *command, *both, code=2)
+    assert f"{' and '.join(f'--{option}' for option in options)} exclude each other" in refused.stderr
+    assert "hint: give the one whose root you mean" in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_a_state_that_the_environment_names_stands_behind_an_option(shell: Shell, pinned: Path) -> None:
+    shell.environment["APPLIANCE_STATE"] = str(pinned)
+    try:
+        assert "verified" in shell.run("bundle", "verify", "one").stdout
+        shell.environment["APPLIANCE_STATE"] = str(shell.folder / "nowhere")
+        assert "verified" in shell.run("bundle", "verify", "one", "--publication", "pub").stdout
+    finally:
+        del shell.environment["APPLIANCE_STATE"]
+
+
 def test_another_publications_root_is_refused(shell: Shell) -> None:
     shell.run("keys", "init", "foreign", "--line", "test", "--passphrase-file", "passphrase")
     assert "hint:" in shell.run("bundle", "verify", "one", "--publication", "foreign", code=3).stderr

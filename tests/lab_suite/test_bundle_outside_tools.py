@@ -11,13 +11,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from tuf.api.exceptions import DownloadHTTPError, UnsignedMetadataError
+from tuf.ngclient import FetcherInterface, Updater
 
+from appliance.bundle.contents import ContentClass
+from appliance.trust.metadata import new_root
 from tests.lab.world import Upstream, upstream
 from tests.support.building import safetensors, tree, write_files
+from tests.support.simulator import person
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,6 +130,48 @@ def test_helm_renders_every_chart_out_of_the_layout(made: Made) -> None:
         rendered = list(yaml.safe_load_all(run(helm, "template", name, packed, "--kube-version", "1.36.4")))
         assert any(document and document["kind"] in {"DaemonSet", "Deployment"} for document in rendered)
         assert run(helm, "show", "chart", packed).startswith("apiVersion: v2")
+
+
+class Disk(FetcherInterface):
+    """Reads `file://` from disk: what a web server over the bundle's metadata folder would serve."""
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        path = Path(url.removeprefix("file://"))
+        if not path.is_file():
+            raise DownloadHTTPError(f"{path} is absent", 404)
+        yield path.read_bytes()
+
+
+def stock_client(made: Made, folder: Path, root: bytes) -> Updater:
+    (folder / "targets").mkdir(parents=True)
+    address = f"file://{made.folder / 'one' / 'metadata'}/"
+    return Updater(str(folder / "state"), address, str(folder / "targets"), f"{address}targets/", fetcher=Disk(), bootstrap=root)
+
+
+def test_the_stock_tuf_client_downloads_release_and_every_contents_file(made: Made, tmp_path: Path) -> None:
+    updater = stock_client(made, tmp_path, (made.folder / "pub" / "roots" / "1.root.json").read_bytes())
+    updater.refresh()
+    names = ["release.json", *(f"contents/{each}.json" for each in ContentClass)]
+    documents = {}
+    for name in names:
+        target = updater.get_targetinfo(name)
+        assert target is not None, name
+        documents[name] = json.loads(Path(updater.download_target(target)).read_bytes())
+    assert documents["release.json"]["lock"] == f"sha256:{hashlib.sha256((made.folder / 'core.lock.json').read_bytes()).hexdigest()}"
+    blobs = made.folder / "one" / "blobs" / "sha256"
+    listed = [blob for name in names[1:] for blob in documents[name]["blobs"]]
+    assert {blob["digest"].removeprefix("sha256:") for blob in listed} == {path.name for path in blobs.iterdir()}
+    assert all((blobs / blob["digest"].removeprefix("sha256:")).stat().st_size == blob["size"] for blob in listed)
+    for each in ContentClass:
+        assert [artifact["name"] for artifact in documents[f"contents/{each}.json"]["artifacts"]] == sorted(made.names(each))
+    assert made.names("models") == ["tiny"]
+    assert updater.get_targetinfo("contents/nothing.json") is None
+
+
+def test_the_stock_tuf_client_with_another_publications_root_refuses_it(made: Made, tmp_path: Path) -> None:
+    other = new_root(line="lab", signers=person("mallory"), now=datetime.now(UTC))
+    with pytest.raises(UnsignedMetadataError):
+        stock_client(made, tmp_path, other).refresh()
 
 
 def test_dpkg_reads_every_package(made: Made) -> None:
