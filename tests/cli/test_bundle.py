@@ -5,17 +5,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from typer.testing import CliRunner
 
+from appliance.cli import app
 from appliance.verify import load_trust, pin_root, save_seen
 from appliance.verify.metadata import verify_bundle_metadata
 from tests.support.building import Bench, safetensors
@@ -194,6 +200,74 @@ def test_diff_names_what_changed_and_counts_bytes(shell: Shell) -> None:
     assert 9100 < document["added_bytes"] < 20_000
     assert document["shared_bytes"] > 20_000
     assert "1 artifacts differ" in shown.stderr
+
+
+Spoil = Callable[[Path], object]
+SPOILED: dict[str, tuple[Spoil, int, str]] = {
+    "an extra file": (lambda tiny: (tiny / "more.json").write_text("{}"), 0, r"changed since lock: tiny/more\.json"),
+    "a pickle by name": (lambda tiny: (tiny / "weights.pkl").write_text("x"), 3, r"weights\.pkl: pickle and other formats that run code"),
+    "a pickle by content": (
+        lambda tiny: (tiny / "vocab.txt").write_bytes(pickle.dumps([1])),
+        3,
+        r"vocab\.txt: by its content it is a pickle",
+    ),
+    "code": (lambda tiny: (tiny / "modeling_tiny.py").write_text("x = 1"), 3, r"modeling_tiny\.py: code is refused in a model"),
+    "a symbolic link to a file": (
+        lambda tiny: (tiny / "README.md").symlink_to("config.json"),
+        3,
+        r"tiny/README\.md: 'README\.md' is a symbolic link",
+    ),
+    "a symbolic link out": (lambda tiny: (tiny / "sub").symlink_to("/etc"), 3, r"tiny/sub: 'sub' is a symbolic link"),
+    "a pipe": (lambda tiny: os.mkfifo(tiny / "x.json"), 4, r"tiny/x\.json: expected a regular file"),
+}
+"""What is done to the model's folder; the exit code of `bundle lock`, 0 where a new lock may take it; what is said."""
+
+
+def refused(shell: Shell, code: int, said: str, *arguments: str) -> None:
+    """The command ends with `code`, one error and one hint, makes no bundle, and changes neither lock nor publication."""
+    with (
+        mock.patch.dict(os.environ, shell.environment),
+        contextlib.chdir(shell.folder),
+        unchanged(shell.folder / "core.lock.json", shell.folder / "pub", shell.folder / "one"),
+    ):
+        done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == code, done.output
+    assert re.search(f"^appliance: error: .*{said}", done.stderr, re.MULTILINE), done.stderr
+    assert len(re.findall("^appliance: hint: .", done.stderr, re.MULTILINE)) == 1
+    assert done.stdout == ""
+    assert not (shell.folder / "never").exists()
+
+
+CREATE = ("bundle", "create", "core.lock.json", "--to", "never", "--publication", "pub")
+WITH = ("--passphrase-file", "passphrase", "--mirrors", "mirrors.toml")
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_model_with_what_does_not_belong_there_is_refused_and_nothing_is_changed(shell: Shell, what: str) -> None:
+    spoil, code, said = SPOILED[what]
+    whole, tiny = shell.folder / "tiny", shell.folder / "aside"
+    whole.rename(tiny)
+    shutil.copytree(tiny, whole)
+    try:
+        spoil(whole)
+        refused(shell, code or 3, said, *CREATE, *WITH)
+        if code:
+            refused(shell, code, said, "bundle", "lock", "core.toml", "--mirrors", "mirrors.toml")
+    finally:
+        shutil.rmtree(whole)
+        tiny.rename(whole)
+
+
+@pytest.mark.parametrize("path", ["../x.json", "sub/../../x.json", "/etc/passwd"])
+def test_a_lock_with_a_path_that_leaves_the_model_is_refused_and_nothing_is_changed(shell: Shell, path: str) -> None:
+    lock = shell.folder / "core.lock.json"
+    before = lock.read_bytes()
+    assert before.count(b'"path":"config.json"') == 1
+    lock.write_bytes(before.replace(b'"path":"config.json"', f'"path":"{path}"'.encode()))
+    try:
+        refused(shell, 4, f"path '{re.escape(path)}' is not a plain relative path", *CREATE, *WITH)
+    finally:
+        lock.write_bytes(before)
 
 
 def test_without_trust_the_options_are_named(shell: Shell) -> None:
