@@ -28,8 +28,10 @@ from tests.support.building import Bench, safetensors
 from tests.support.faults import flip_byte
 from tests.support.observe import NETWORK, WRITING, leaks, plant, trace, unchanged
 from tests.support.registry import PASSWORD, TOKEN, serving
+from tests.support.signing import private_secrets
 from tests.unit.build.conftest import WORLD
 
+PASSPHRASE = "planted-passphrase-2d6f"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -79,7 +81,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         bench.profile(WORLD)
         bench.mirrors  # noqa: B018 - writes mirrors.toml
         made = Shell(bench)
-        (bench.folder / "passphrase").write_text("planted-passphrase-2d6f\n")
+        (bench.folder / "passphrase").write_text(f"{PASSPHRASE}\n")
         (bench.folder / "docker").mkdir()
         auth = base64.b64encode(f"reader:{PASSWORD}".encode()).decode()
         (bench.folder / "docker" / "config.json").write_text(json.dumps({"auths": {upstream.address: {"auth": auth}}}))
@@ -358,8 +360,18 @@ def test_planted_secrets_are_in_no_lock_bundle_cache_or_word(shell: Shell) -> No
         shell.lock(code=6)
     finally:
         (shell.folder / "config.json.aside").replace(shell.folder / "docker" / "config.json")
+    shell.create("secret")
+    shell.run("bundle", "verify", "secret", "--publication", "pub")
+    shell.run("bundle", "inspect", "secret", "--publication", "pub", "-o", "json")
+    shell.run("media", "write", "secret", "--to", "secret-media", "--written-by", "ann")
+    pin_root(shell.folder / "secret-state" / "trust", (shell.folder / "pub" / "roots" / "1.root.json").read_bytes())
+    shell.run("media", "read", "secret-media", "--state", "secret-state")
     (shell.folder / "said").mkdir(exist_ok=True)
     (shell.folder / "said" / "everything.txt").write_text(shell.said)
-    secrets = {"password": PASSWORD, "token": TOKEN, "passphrase": "planted-passphrase-2d6f", "wrong": wrong}
-    places = [shell.folder / name for name in ("said", "one", "two", "xdg", "core.lock.json", "pub") if (shell.folder / name).exists()]
-    assert leaks(secrets, *places) == []
+    planted: dict[str, str | bytes] = {"password": PASSWORD, "token": TOKEN, "passphrase": PASSPHRASE, "wrong": wrong}
+    planted |= private_secrets(shell.folder / "pub" / "private", PASSPHRASE.encode())
+    assert len(planted) == 8
+    names = ("said", "one", "secret", "secret-media", "secret-state", "xdg", "core.lock.json", "pub")
+    assert leaks(planted, *(shell.folder / name for name in names)) == []
+    assert len(list((shell.folder / "secret-media").glob("*.part"))) == 1
+    assert len(list((shell.folder / "secret-media").glob("*.sheet.txt"))) == 1

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +25,11 @@ from appliance.bundle.contents import ContentClass
 from appliance.trust.metadata import new_root
 from tests.lab.world import Upstream, upstream
 from tests.support.building import safetensors, tree, write_files
+from tests.support.observe import leaks
+from tests.support.signing import private_secrets
 from tests.support.simulator import person
 
+PASSPHRASE = "a passphrase of the test"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -60,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     text = (ROOT / "bundles" / "core.toml").read_text().replace('"../charts/', f'"{ROOT}/charts/')
     text += f'\n[[models]]\nname = "tiny"\nversion = "1"\npath = "{model}"\nlicense = "Apache-2.0"\n'
     (folder / "core.toml").write_text(text)
-    (folder / "passphrase").write_text("a passphrase of the test\n")
+    (folder / "passphrase").write_text(f"{PASSPHRASE}\n")
     with upstream(folder / "upstream") as up:
         environment = {"DOCKER_CONFIG": str(up.docker_config.parent), "PYTHONPATH": str(ROOT)}
 
@@ -172,6 +177,23 @@ def test_the_stock_tuf_client_with_another_publications_root_refuses_it(made: Ma
     other = new_root(line="lab", signers=person("mallory"), now=datetime.now(UTC))
     with pytest.raises(UnsignedMetadataError):
         stock_client(made, tmp_path, other).refresh()
+
+
+def test_no_secret_is_in_the_installer_the_metadata_or_the_lock(made: Made) -> None:
+    login = json.loads(made.up.docker_config.read_bytes())
+    planted: dict[str, str | bytes] = {f"login {name}": each["auth"] for name, each in login["auths"].items()}
+    planted |= {f"password {name}": base64.b64decode(each["auth"]).partition(b":")[2] for name, each in login["auths"].items()}
+    planted |= {"passphrase": PASSPHRASE, **private_secrets(made.folder / "pub" / "private", PASSPHRASE.encode())}
+    one = made.folder / "one"
+    index = json.loads((one / "index.json").read_bytes())
+    documents = {
+        name: json.loads((one / "blobs" / name.replace(":", "/")).read_bytes()) for name in (each["digest"] for each in index["manifests"])
+    }
+    layers = [layer for each in documents.values() for layer in each.get("layers", ())]
+    (installer,) = (layer for layer in layers if layer.get("annotations", {}).get("org.opencontainers.image.title") == "install.pyz")
+    pyz = one / "blobs" / installer["digest"].replace(":", "/")
+    assert zipfile.is_zipfile(pyz)
+    assert leaks(planted, pyz, one / "metadata", one / "index.json", made.folder / "core.lock.json", made.folder / "pub") == []
 
 
 def test_dpkg_reads_every_package(made: Made) -> None:

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.metadata import Metadata, Role, Root
 
+from appliance.adapters.publication import load_signers
 from appliance.bundle.contents import ContentClass
 from appliance.trust.keys import keyid_of
 from tests.support.simulator import Files, Line, path_of, person
@@ -106,3 +110,14 @@ FAULTS: Mapping[str, Fault] = {
     "of other bytes": Fault(make=_changed, says="does not verify"),
 }
 """By name; each for a line of one person, whose two keys both are needed."""
+
+
+def private_secrets(folder: Path, passphrase: bytes) -> dict[str, bytes]:
+    """What would give away the private keys in `folder`, by name: each key's seed, and the key as an unencrypted file has it."""
+    found: dict[str, bytes] = {}
+    for number, signer in enumerate(load_signers(folder, passphrase)):
+        key = signer._private_key
+        found[f"key {number}, whole"] = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        if isinstance(key, ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey):
+            found[f"key {number}, seed"] = key.private_bytes_raw()
+    return found
