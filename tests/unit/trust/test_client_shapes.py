@@ -144,6 +144,13 @@ def test_a_newer_minimum_appliance_is_refused(needs: str, has: str, newer: bool)
         verify()
 
 
+def test_engine_settings_which_nothing_here_applies_are_refused() -> None:
+    line = Line()
+    files = line.publish(release=line.release(engine='{"tensor_parallel":2}'))
+    refused(line, files, "made by a newer appliance: it has engine settings, which this one does not apply", kind=FormatError)
+    line.verify(line.publish(release=line.release(engine="")))
+
+
 def test_a_minimum_that_is_no_version_is_refused() -> None:
     line = Line()
     refused(line, line.publish(release=line.release(minimum_appliance="latest")), "is not a version", kind=FormatError)
