@@ -24,7 +24,7 @@ from appliance.build.images import ResolvedImage, resolve_image
 from appliance.build.models import lock_model, model_bytes
 from appliance.build.profiles import PLATFORMS, read_profile
 from appliance.bundle.documents import MAX_DOCUMENT_BYTES, decode, encode
-from appliance.bundle.lock import Lock, LockedChart, LockedFile, LockedImage, LockedModel, LockedPackage, LockedPackages
+from appliance.bundle.lock import Lock, LockedChart, LockedFile, LockedImage, LockedModel, LockedPackage, LockedPackages, check_lock
 from appliance.bundle.profile import ChartWanted, FileWanted, Profile
 from appliance.digests import Digest, digest_of
 from appliance.errors import FormatError, UsageError, VerificationError
@@ -59,10 +59,12 @@ def read_lock(path: Path) -> tuple[Lock, bytes]:
     """Return the lock at `path` and its bytes.
 
     Raises:
-        HostError, FormatError: it cannot be read, or is none.
+        HostError, FormatError: it cannot be read, is none, or names a file outside its model's folder.
     """
     data = read_small(path, limit=MAX_DOCUMENT_BYTES)
-    return decode(data, Lock, what=str(path)), data
+    lock = decode(data, Lock, what=str(path))
+    check_lock(lock, what=str(path))
+    return lock, data
 
 
 def lock_profile(

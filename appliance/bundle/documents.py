@@ -80,7 +80,9 @@ def check_format(data: bytes, expected: str, *, what: str) -> None:
         FormatError: not JSON, no `format`, another name, or an unknown major version.
     """
     if len(data) > MAX_DOCUMENT_BYTES:
-        raise FormatError(f"{what}: {len(data)} bytes is more than a document may have ({MAX_DOCUMENT_BYTES})")
+        raise FormatError(
+            f"{what}: {len(data)} bytes is more than a document may have ({MAX_DOCUMENT_BYTES})", hint="check which file was given"
+        )
     try:
         found = msgspec.json.decode(data, type=_Head).format
     except JSON_ERRORS as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from appliance.bundle.contents import check_relative
 from appliance.bundle.documents import Document, Record, Sha256, Size
 
 
@@ -109,3 +110,14 @@ class Lock(Document, frozen=True, kw_only=True):
     files: tuple[LockedFile, ...] = ()
     packages: LockedPackages | None = None
     installer: bool = True
+
+
+def check_lock(lock: Lock, *, what: str) -> None:
+    """Check that every file of every model is named inside its folder.
+
+    Raises:
+        FormatError: a path that is not plain; `what` names the lock.
+    """
+    for model in lock.models:
+        for file in model.files:
+            check_relative(file.path, what=f"{what}: model {model.name}")

@@ -125,7 +125,7 @@ def parse_header(data: bytes, *, what: str) -> tuple[int, bytes]:
         FormatError: too short, another magic, padding that is not zero, or a table longer than a document may be.
     """
     if len(data) != HEADER_BYTES:
-        raise FormatError(f"{what}: {len(data)} bytes, expected a header of {HEADER_BYTES}: truncated", hint=_CARRY_AGAIN)
+        raise FormatError(f"{what}: offset {len(data)}: ends here, expected a header of {HEADER_BYTES} bytes: truncated", hint=_CARRY_AGAIN)
     magic, length, digest = _HEADER.unpack(data)
     if magic != PART_MAGIC:
         raise FormatError(f"{what}: offset 0: expected {PART_MAGIC!r}, got {magic!r}: not a part, or damaged", hint=_CARRY_AGAIN)

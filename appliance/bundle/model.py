@@ -96,8 +96,9 @@ def check_model(entries: Iterable[ModelEntry], *, name: str) -> tuple[ModelFile,
     """Return the files of the model `name` in the order of their paths, each looked into as far as its kind demands.
 
     Raises:
-        VerificationError: something that could run: pickle, code, `auto_map`.
-        FormatError: a link, a path that is not plain, an unknown or malformed file, no weights, or shards that differ
+        VerificationError: a symbolic link, which may lead to other bytes tomorrow; something that could run: pickle,
+            code, `auto_map`.
+        FormatError: a device, a path that is not plain, an unknown or malformed file, no weights, or shards that differ
             from the index.
     """
     ordered = sorted(entries, key=lambda entry: entry.path)
@@ -108,6 +109,8 @@ def check_model(entries: Iterable[ModelEntry], *, name: str) -> tuple[ModelFile,
     for entry in ordered:
         what = f"model {name}: {entry.path}"
         check_relative(entry.path, what=f"model {name}")
+        if entry.kind is EntryKind.SYMLINK:
+            raise VerificationError(f"{what}: a {entry.kind}, expected a plain file", hint="replace it by the file itself")
         if entry.kind is not EntryKind.FILE:
             raise FormatError(f"{what}: a {entry.kind}, expected a plain file", hint="replace it by the file itself")
         twin = folded.setdefault(entry.path.casefold(), entry.path)

@@ -94,6 +94,7 @@ def create_command(
 
 @app.command("inspect")
 def inspect_command(
+    context: typer.Context,
     bundle: BundleArgument,
     *,
     publication: PublicationOption = None,
@@ -103,7 +104,7 @@ def inspect_command(
 ) -> None:
     """Show what BUNDLE holds, who signed it and for how long; its signatures are verified, its blobs are not read."""
     existing(bundle / "metadata", "BUNDLE")
-    trusted = _trust(publication, trust, state)
+    trusted = _trust(context, publication, trust, state)
     now = datetime.now(UTC)
     verified = verify_bundle_metadata(bundle, trusted, now=now)
     bundleviews.show_bundle(verified, trusted.pin, now, output)
@@ -111,6 +112,7 @@ def inspect_command(
 
 @app.command("verify")
 def verify_command(
+    context: typer.Context,
     bundle: BundleArgument,
     *,
     publication: PublicationOption = None,
@@ -121,7 +123,7 @@ def verify_command(
 ) -> None:
     """Verify every signature and every byte of BUNDLE; nothing is written, nothing asked of a network."""
     existing(bundle / "metadata", "BUNDLE")
-    verified = verify_bundle_metadata(bundle, _trust(publication, trust, state), now=datetime.now(UTC))
+    verified = verify_bundle_metadata(bundle, _trust(context, publication, trust, state), now=datetime.now(UTC))
     found = verify_bundle_blobs(
         bundle, verified.blobs, contents=verified.contents, workers=workers or default_workers(), progress=observer()
     )
@@ -131,6 +133,7 @@ def verify_command(
 
 @app.command("diff")
 def diff_command(
+    context: typer.Context,
     before: Annotated[Path, typer.Argument(metavar="A", help="A bundle directory.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
     *,
@@ -142,16 +145,22 @@ def diff_command(
     """Show what B has that A has not, in artifacts and bytes; both are verified, but for the order of their versions."""
     existing(before / "metadata", "A")
     existing(after / "metadata", "B")
-    trusted = _trust(publication, trust, state, ordered=False)
+    trusted = _trust(context, publication, trust, state, ordered=False)
     now = datetime.now(UTC)
     one, other = (verify_bundle_metadata(bundle, trusted, now=now) for bundle in (before, after))
     bundleviews.show_difference(one, other, output)
 
 
-def _trust(publication: Path | None, trust: Path | None, state: Path, *, ordered: bool = True) -> Trust:
-    """Return the trust to judge by; with `ordered` false what was seen before does not count."""
-    if publication is not None and trust is not None:
-        raise UsageError("--publication and --trust exclude each other", hint="give the one whose root you mean")
+def _trust(context: typer.Context, publication: Path | None, trust: Path | None, state: Path, *, ordered: bool = True) -> Trust:
+    """Return the trust to judge by; with `ordered` false what was seen before does not count.
+
+    A state that the environment names is this machine's default; one given as an option is asked for, so never ignored.
+    """
+    source = context.get_parameter_source("state")
+    asked = source is not None and source.name == "COMMANDLINE"
+    given = [name for name, there in (("--publication", publication), ("--trust", trust), ("--state", asked)) if there]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", hint="give the one whose root you mean")
     if publication is not None:
         return trust_publication(publication)
     folder = trust or _only_line(state / "trust")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final
 
 from appliance.bundle.contents import ContentClass, Contents, check_contents
 from appliance.bundle.documents import decode
@@ -13,6 +14,8 @@ from appliance.bundle.release import Release
 from appliance.errors import FormatError, VerificationError
 from appliance.trust.metadata import RELEASE_TARGET, contents_target
 from appliance.trust.state import SeenVersions
+
+_NEWER: Final = "carry the installer of that release and verify it as its paper sheet says"
 
 
 def read_contents(each: ContentClass, data: bytes) -> Contents:
@@ -33,7 +36,7 @@ def check_release(data: bytes, line: str, version: str) -> Release:
     """Return the release of `line`, which this appliance (`version`) is new enough for.
 
     Raises:
-        FormatError: malformed, or made by a newer appliance.
+        FormatError: malformed, or made by a newer appliance: one that serves models, so that engine settings mean something.
         VerificationError: of another line.
     """
     release = decode(data, Release, what=RELEASE_TARGET)
@@ -44,7 +47,11 @@ def check_release(data: bytes, line: str, version: str) -> Release:
     if _numbers(release.minimum_appliance) > _numbers(version):
         raise FormatError(
             f"release {release.version} is made by a newer appliance: it needs {release.minimum_appliance}, this is {version}",
-            hint="carry the installer of that release and verify it as its paper sheet says",
+            hint=_NEWER,
+        )
+    if release.engine:
+        raise FormatError(
+            f"release {release.version} is made by a newer appliance: it has engine settings, which this one does not apply", hint=_NEWER
         )
     return release
 

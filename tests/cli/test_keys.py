@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from appliance.errors import HostError, UsageError, VerificationError
 from appliance.trust.client import verify_metadata
 from appliance.trust.metadata import sign_release
 from appliance.verify.metadata import read_metadata
+from tests.support.observe import leaks
+from tests.support.signing import private_secrets
 from tests.support.simulator import Line, sample_files, write_bundle
 
 SECRET = "a passphrase nobody should see"
@@ -132,8 +135,13 @@ def test_no_command_prints_a_secret(tmp_path: Path, passphrase: Path) -> None:
     private = [line for path in (folder / "private").iterdir() for line in path.read_text().splitlines() if not line.startswith("-")]
     for secret in (SECRET, "another passphrase", *private):
         assert secret not in said
-    public = "".join(path.read_text() for path in folder.rglob("*.json"))
-    assert SECRET not in public
+    (tmp_path / "said").write_text(said)
+    keys = private_secrets(folder / "private", SECRET.encode())
+    planted: dict[str, str | bytes] = {"passphrase": SECRET, "another": "another passphrase nobody", **keys}
+    assert len(planted) == 6
+    assert leaks(planted, tmp_path / "said", folder, tmp_path / "b") == []
+    (tmp_path / "said").write_text(said + base64.b64encode(b"x" + keys["key 1, seed"]).decode())
+    assert {leak.secret for leak in leaks(planted, tmp_path / "said")} == {"key 1, seed"}
 
 
 def test_without_a_terminal_the_passphrase_is_asked_for_by_option(tmp_path: Path) -> None:

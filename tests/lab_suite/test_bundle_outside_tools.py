@@ -4,21 +4,32 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from tuf.api.exceptions import DownloadHTTPError, UnsignedMetadataError
+from tuf.ngclient import FetcherInterface, Updater
 
+from appliance.bundle.contents import ContentClass
+from appliance.trust.metadata import new_root
 from tests.lab.world import Upstream, upstream
 from tests.support.building import safetensors, tree, write_files
+from tests.support.observe import leaks
+from tests.support.signing import private_secrets
+from tests.support.simulator import person
 
+PASSPHRASE = "a passphrase of the test"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     text = (ROOT / "bundles" / "core.toml").read_text().replace('"../charts/', f'"{ROOT}/charts/')
     text += f'\n[[models]]\nname = "tiny"\nversion = "1"\npath = "{model}"\nlicense = "Apache-2.0"\n'
     (folder / "core.toml").write_text(text)
-    (folder / "passphrase").write_text("a passphrase of the test\n")
+    (folder / "passphrase").write_text(f"{PASSPHRASE}\n")
     with upstream(folder / "upstream") as up:
         environment = {"DOCKER_CONFIG": str(up.docker_config.parent), "PYTHONPATH": str(ROOT)}
 
@@ -124,6 +135,68 @@ def test_helm_renders_every_chart_out_of_the_layout(made: Made) -> None:
         rendered = list(yaml.safe_load_all(run(helm, "template", name, packed, "--kube-version", "1.36.4")))
         assert any(document and document["kind"] in {"DaemonSet", "Deployment"} for document in rendered)
         assert run(helm, "show", "chart", packed).startswith("apiVersion: v2")
+
+
+class Disk(FetcherInterface):
+    """Reads `file://` from disk: what a web server over the bundle's metadata folder would serve."""
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        path = Path(url.removeprefix("file://"))
+        if not path.is_file():
+            raise DownloadHTTPError(f"{path} is absent", 404)
+        yield path.read_bytes()
+
+
+def stock_client(made: Made, folder: Path, root: bytes) -> Updater:
+    (folder / "targets").mkdir(parents=True)
+    address = f"file://{made.folder / 'one' / 'metadata'}/"
+    return Updater(str(folder / "state"), address, str(folder / "targets"), f"{address}targets/", fetcher=Disk(), bootstrap=root)
+
+
+def test_the_stock_tuf_client_downloads_release_and_every_contents_file(made: Made, tmp_path: Path) -> None:
+    updater = stock_client(made, tmp_path, (made.folder / "pub" / "roots" / "1.root.json").read_bytes())
+    updater.refresh()
+    names = ["release.json", *(f"contents/{each}.json" for each in ContentClass)]
+    documents = {}
+    for name in names:
+        target = updater.get_targetinfo(name)
+        assert target is not None, name
+        documents[name] = json.loads(Path(updater.download_target(target)).read_bytes())
+    assert documents["release.json"]["lock"] == f"sha256:{hashlib.sha256((made.folder / 'core.lock.json').read_bytes()).hexdigest()}"
+    blobs = made.folder / "one" / "blobs" / "sha256"
+    listed = [blob for name in names[1:] for blob in documents[name]["blobs"]]
+    assert {blob["digest"].removeprefix("sha256:") for blob in listed} == {path.name for path in blobs.iterdir()}
+    assert all((blobs / blob["digest"].removeprefix("sha256:")).stat().st_size == blob["size"] for blob in listed)
+    for each in ContentClass:
+        assert [artifact["name"] for artifact in documents[f"contents/{each}.json"]["artifacts"]] == sorted(made.names(each))
+    assert made.names("models") == ["tiny"]
+    assert updater.get_targetinfo("contents/nothing.json") is None
+
+
+def test_the_stock_tuf_client_with_another_publications_root_refuses_it(made: Made, tmp_path: Path) -> None:
+    other = new_root(line="lab", signers=person("mallory"), now=datetime.now(UTC))
+    with pytest.raises(UnsignedMetadataError):
+        stock_client(made, tmp_path, other).refresh()
+
+
+def test_no_secret_is_in_the_installer_the_metadata_or_the_lock(made: Made, tmp_path: Path) -> None:
+    login = json.loads(made.up.docker_config.read_bytes())
+    planted: dict[str, str | bytes] = {f"login {name}": each["auth"] for name, each in login["auths"].items()}
+    planted |= {f"password {name}": base64.b64decode(each["auth"]).partition(b":")[2] for name, each in login["auths"].items()}
+    planted |= {"passphrase": PASSPHRASE, **private_secrets(made.folder / "pub" / "private", PASSPHRASE.encode())}
+    one = made.folder / "one"
+    index = json.loads((one / "index.json").read_bytes())
+    documents = {
+        name: json.loads((one / "blobs" / name.replace(":", "/")).read_bytes()) for name in (each["digest"] for each in index["manifests"])
+    }
+    layers = [layer for each in documents.values() for layer in each.get("layers", ())]
+    (installer,) = (layer for layer in layers if layer.get("annotations", {}).get("org.opencontainers.image.title") == "install.pyz")
+    pyz = one / "blobs" / installer["digest"].replace(":", "/")
+    with zipfile.ZipFile(pyz) as packed:  # the rest are wheels, pinned by hash
+        own = [name for name in packed.namelist() if "/appliance/" in f"/{name}" or "/" not in name]
+        assert any(name.endswith("appliance/data/root.json") for name in own)
+        packed.extractall(tmp_path, own)
+    assert leaks(planted, tmp_path, one / "metadata", one / "index.json", made.folder / "core.lock.json", made.folder / "pub") == []
 
 
 def test_dpkg_reads_every_package(made: Made) -> None:

@@ -16,10 +16,14 @@ from datetime import datetime
 from pathlib import Path
 from unittest import mock
 
+import msgspec
+
 from appliance.bundle.contents import ContentClass, Contents
+from appliance.bundle.media import ChunkEntry, MetadataEntry, encode_head, encode_trailer, part_length, with_offsets
+from appliance.carry.parts import read_part
 from appliance.carry.read import ReadResult, read_media
 from appliance.carry.write import WrittenSet, write_media
-from appliance.digests import Digest
+from appliance.digests import Digest, digest_of
 from appliance.store import Store
 from appliance.verify import pin_root
 from tests.support.simulator import Files, Line, blob_of, bytes_of, contents_of, file_artifact, write_bundle
@@ -143,3 +147,15 @@ class World:
             store.blob_path(digest).read_bytes() == data and store.blob_path(digest).stat().st_mode & 0o777 == 0o444
             for digest, data in self.blobs.items()
         )
+
+
+def rewrite(path: Path, metadata: Mapping[str, bytes], more: bytes = b"") -> None:
+    """Write the part again, well formed, with other metadata, and with one more chunk if `more` is given."""
+    table, data = read_part(path).table, path.read_bytes()
+    chunks = b"".join(data[entry.offset : entry.offset + entry.size] for entry in table.chunks)
+    entries = tuple(MetadataEntry(path=name, offset=0, size=len(each), digest=digest_of(each)) for name, each in sorted(metadata.items()))
+    stray = (ChunkEntry(digest=digest_of(more), offset=0, size=len(more)),) if more else ()
+    changed = with_offsets(msgspec.structs.replace(table, metadata=entries, chunks=(*table.chunks, *stray)))
+    head = encode_head(changed)
+    body = b"".join(each for _, each in sorted(metadata.items())) + chunks + more
+    path.write_bytes(head + body + encode_trailer(head, part_length(changed)))

@@ -197,6 +197,12 @@ CHANGING = frozenset(
         *("fsetxattr", "removexattr", "lremovexattr", "fremovexattr", "mount", "umount2", "pivot_root", "fallocate"),
     ]
 )
+WRITING = frozenset(
+    [
+        *("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile", "splice", "tee", "vmsplice"),
+        *("fsync", "fdatasync", "sync_file_range", "syncfs"),
+    ]
+)
 NETWORK = frozenset(
     [
         *("socket", "connect", "bind", "listen", "accept", "accept4", "sendto", "sendmsg", "sendmmsg", "recvfrom"),

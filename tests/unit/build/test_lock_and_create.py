@@ -7,14 +7,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from appliance.adapters.disk import at
 from appliance.adapters.publication import load_publication, save_publication
 from appliance.bundle.contents import ContentClass
+from appliance.carry.write import write_media
 from appliance.digests import hex_of
 from appliance.errors import FormatError, HostError, ToolError, UsageError, VerificationError
 from appliance.trust.countersign import countersign
@@ -22,6 +25,7 @@ from appliance.trust.publication import delegate
 from tests.support.building import Bench, safetensors, tree
 from tests.support.carried import small_chunks
 from tests.support.faults import WRITES, failing, flip_byte, kill_when, replace_by_symlink
+from tests.support.observe import unchanged
 from tests.support.registry import Fault
 from tests.support.simulator import bytes_of, person
 from tests.unit.build.conftest import WORLD
@@ -118,6 +122,24 @@ def test_link_hard_links_a_users_model(bench: Bench) -> None:
     assert (bench.folder / "one.bundle" / "blobs" / "sha256" / hashlib.sha256(weights.read_bytes()).hexdigest()).samefile(weights)
 
 
+def test_a_person_who_edits_a_linked_model_after_create_is_told_which_file_changed(bench: Bench) -> None:
+    bench.lock()
+    bench.create(link=True)
+    weights = bench.folder / "tiny" / "model.safetensors"
+    name = hashlib.sha256(weights.read_bytes()).hexdigest()
+    flip_byte(weights, -1)
+    bundle, media = bench.folder / "one.bundle", bench.folder / "media"
+    with unchanged(bundle), pytest.raises(VerificationError, match=f"changed since create: .*{name}") as caught:
+        write_media(bundle, media, part_size=10**8, workers=1, written_by="ann")
+    assert caught.value.hint
+    assert {path.suffix for path in media.iterdir()} <= {".partial", ".journal", ".lock"}
+    (finding,) = bench.verify()[1]
+    assert name in f"{finding}"
+    flip_byte(weights, -1)
+    assert len(write_media(bundle, media, part_size=10**8, workers=1, written_by="ann").parts) == 1
+    assert bench.verify()[1] == ()
+
+
 def test_the_second_create_asks_nobody_for_anything(bench: Bench) -> None:
     bench.lock()
     bench.create("one.bundle")
@@ -171,8 +193,9 @@ def test_a_symbolic_link_in_a_model_is_refused_at_lock_and_at_create(bench: Benc
 def test_a_path_of_the_lock_that_leaves_the_model_is_refused(bench: Bench) -> None:
     path = bench.lock().path
     path.write_bytes(path.read_bytes().replace(b'"path":"config.json"', b'"path":"../x.json"'))
-    with pytest.raises((VerificationError, FormatError)):
+    with pytest.raises(FormatError, match=r"path '\.\./x\.json' is not a plain relative path") as caught:
         bench.create()
+    assert caught.value.hint
     assert not (bench.folder / "one.bundle").exists()
 
 
@@ -229,6 +252,56 @@ def test_a_full_disk_at_any_write_is_an_error_of_this_machine_and_the_next_run_g
     assert messages == {"no space left"}
     bench.create("try0.bundle")
     assert bench.verify("try0.bundle")[1] == ()
+
+
+def counter(bench: Bench) -> int:
+    return load_publication(bench.publication).publication.timestamp
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_any_write_of_a_cold_run_with_an_installer_raises_no_number_twice(bench: Bench) -> None:
+    """The cache is emptied before each run, so that every write is made and fails once: downloads, bundle, publication."""
+    profile = bench.folder / "core.toml"
+    profile.write_text(profile.read_text().replace("installer = false", "installer = true"))
+    bench.lock()
+    assert bench.publication.is_dir()
+    struck = after = 0
+    number = counter(bench)
+    messages: set[str] = set()
+    failed: set[str] = set()
+    hints: list[str | None] = []
+    while True:
+        shutil.rmtree(bench.folder / "cache" / "downloads", ignore_errors=True)
+        with failing(WRITES, 28, below=bench.folder, after_calls=after) as fault:
+            try:
+                bench.create("try.bundle", installer=an_installer)
+                break
+            except HostError as error:
+                hints.append(error.hint)
+                messages.add(error.message.partition(": ")[2][:13])
+                failed.add(Path(error.message.partition(": ")[0]).relative_to(bench.folder).parts[0])
+        struck += fault.struck
+        assert not (bench.folder / "try.bundle").exists()
+        assert number <= counter(bench) <= number + 1, "a number was used for a bundle that is not there, more than once"
+        number = counter(bench)
+        shutil.rmtree(bench.folder / "try.bundle.partial", ignore_errors=True)
+        after += 1
+    assert struck >= after > 30
+    assert all(hints)
+    assert messages == {"no space left"}
+    assert failed >= {"cache", "try.bundle.partial", "publication"}
+    assert bench.verify("try.bundle")[1] == ()
+    assert bench.verify("try.bundle")[0].seen.timestamp == counter(bench) == number + 1
+
+
+def an_installer(_root: bytes, target: Path) -> None:
+    """Write in place of the real one, by calls that can fail."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755)
+    try:
+        with at(target):
+            os.write(descriptor, b"installer")
+    finally:
+        os.close(descriptor)
 
 
 def test_too_little_space_is_refused_before_the_first_byte(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

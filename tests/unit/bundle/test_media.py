@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
@@ -57,23 +59,36 @@ def test_a_part_is_read_as_it_was_written() -> None:
     assert len(HEAD) + 10 + TRAILER_BYTES == LENGTH
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
+def named(position: int) -> set[int]:
+    """Which offsets a refusal may name for a wrong byte at `position`: where the thing begins that is not as it must be."""
+    if position >= len(HEAD):
+        field = position - len(HEAD)
+        return {LENGTH - TRAILER_BYTES + (0 if field < 8 else 8 if field < 16 else 16)}
+    if position < 8:
+        return {0}
+    return {8, HEADER_BYTES, LENGTH - TRAILER_BYTES + 16} if position < 16 else {48} if 48 <= position < HEADER_BYTES else {HEADER_BYTES}
+
+
+@pytest.mark.parametrize("mask", [1 << bit for bit in range(8)] + [0xFF])
 def test_every_flipped_byte_is_refused_with_the_parts_name_and_an_offset(mask: int) -> None:
     whole = HEAD + TRAILER
     for position in range(len(whole)):
         broken = bytearray(whole)
         broken[position] ^= mask
-        with pytest.raises(FormatError, match=r"offset|truncated") as caught:
+        with pytest.raises(FormatError) as caught:
             parse(bytes(broken[: len(HEAD)]), bytes(broken[len(HEAD) :]))
-        assert WHAT in str(caught.value)
+        found = re.match(rf"{re.escape(WHAT)}: offset (\d+): ", caught.value.message)
+        assert found is not None, caught.value.message
+        assert int(found[1]) in named(position), (position, caught.value.message)
+        assert caught.value.hint
 
 
 def test_every_truncation_is_refused() -> None:
     for length in range(len(HEAD)):
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match=rf"offset ({length}|{HEADER_BYTES}): .*truncated"):
             parse(HEAD[:length], TRAILER)
     for length in range(TRAILER_BYTES):
-        with pytest.raises(FormatError, match="truncated"):
+        with pytest.raises(FormatError, match=rf"offset {LENGTH - TRAILER_BYTES}: .*truncated"):
             parse(HEAD, TRAILER[:length])
 
 

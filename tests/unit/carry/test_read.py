@@ -7,21 +7,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 from datetime import timedelta
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from appliance.bundle.contents import ContentClass, Contents
-from appliance.bundle.media import ChunkEntry, MetadataEntry, encode_head, encode_trailer, part_length, with_offsets
+from appliance.bundle.media import ChunkEntry, MetadataEntry
 from appliance.carry import parts
 from appliance.carry.parts import read_part
 from appliance.digests import Digest, digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
 from appliance.verify import load_trust
-from tests.support.carried import CHUNK, INSTALLER, ONE, THREE, World
+from tests.support.carried import CHUNK, INSTALLER, ONE, THREE, World, rewrite
 from tests.support.faults import duplicate, flip_byte, flipped, replace_by_symlink, truncate
 from tests.support.observe import unchanged
 from tests.support.simulator import Line, write_bundle
@@ -160,6 +160,20 @@ def test_after_a_damaged_chunk_only_its_part_is_needed_again(world: World) -> No
     assert world.holds_all()
 
 
+@pytest.mark.parametrize("where", ["media", "other"])
+def test_a_part_that_is_there_twice_is_taken_once(world: World, where: str) -> None:
+    world.write(room=THREE)
+    (world.root / "other").mkdir()
+    copy = duplicate(world.parts()[0], world.root / where / "again.part")
+    result = world.read("media", "other")
+    assert (result.complete, result.new, result.missing_parts) == (True, True, ())
+    assert result.parts_read == tuple(range(1, len(world.parts("media")) + 1 - (where == "media")))
+    assert result.bytes_written == sum(len(data) for data in world.blobs.values())
+    assert world.holds_all()
+    assert not [note for note in result.notes if "damaged" in note]
+    assert copy.exists()
+
+
 @pytest.mark.parametrize(("name", "note"), [("a.part", "another copy of it was good"), ("zz.part", "once more")])
 def test_a_damaged_copy_beside_a_good_one_is_noted_and_does_no_harm(world: World, name: str, note: str) -> None:
     world.write(room=THREE)
@@ -171,18 +185,22 @@ def test_a_damaged_copy_beside_a_good_one_is_noted_and_does_no_harm(world: World
     assert world.holds_all()
 
 
-def test_every_byte_of_header_table_and_trailer_matters(world: World) -> None:
+def test_every_byte_of_header_table_and_trailer_is_refused_by_part_and_offset_and_changes_nothing(few: World) -> None:
+    world = few
     world.write(room=ONE)
     (path,) = world.parts()
-    data = path.read_bytes()
-    head = 64 + int.from_bytes(data[8:16], "big")
-    for offset in (*range(head), *range(len(data) - 48, len(data))):
+    size = path.stat().st_size
+    head = 64 + int.from_bytes(path.read_bytes()[8:16], "big")
+    for offset in (*range(head), *range(size - 48, size)):
         with flipped(path, offset, mask=1 << (offset % 8)):
-            with pytest.raises(FormatError, match=path.name):
+            with pytest.raises(FormatError, match=rf"^{re.escape(str(path))}: offset \d+: ") as caught:
                 read_part(path)
-            if offset % 64 == 0:
-                refused(world, FormatError, path.name)
+            found = int(caught.value.message.removeprefix(f"{path}: offset ").partition(":")[0])
+            assert found <= offset or (offset < 64 and found == 64), caught.value.message
+            if not 64 <= offset < head or offset % 8 == 0:
+                assert refused(world, FormatError, re.escape(path.name)).message == caught.value.message
     assert not (world.state / "releases").exists()
+    assert not (world.state / "store").exists() or not list(world.store.blobs.iterdir())
     assert world.read().complete
 
 
@@ -299,8 +317,19 @@ def test_an_older_release_after_a_newer_one_is_refused(world: World) -> None:
 def test_a_release_of_another_line_is_refused(world: World) -> None:
     other = World(world.root / "other", line=Line("umbrella"))
     other.write()
-    with unchanged(*world.trusted()), pytest.raises(VerificationError, match=r"line|signature|root"):
-        world.read("other/media")
+    refused(world, VerificationError, "this bundle is of line 'umbrella'; this side trusts line 'acme'", "other/media")
+
+
+def test_a_release_of_another_line_with_the_same_keys_is_refused(world: World) -> None:
+    world.write(room=ONE)
+    rewrite(world.parts()[0], Line("umbrella").publish())
+    refused(world, VerificationError, "this bundle is of line 'umbrella'; this side trusts line 'acme'")
+
+
+def test_a_role_of_another_line_in_a_release_is_refused(world: World) -> None:
+    world.write(room=ONE)
+    rewrite(world.parts()[0], {**world.files, "timestamp.json": Line("umbrella").publish()["timestamp.json"]})
+    refused(world, VerificationError, "metadata/timestamp.json is of line 'umbrella'; this side trusts line 'acme'")
 
 
 def test_an_expired_release_is_refused(world: World) -> None:
@@ -311,8 +340,24 @@ def test_an_expired_release_is_refused(world: World) -> None:
 
 def test_a_clock_behind_the_signed_time_is_refused(world: World) -> None:
     world.write()
-    with unchanged(*world.trusted()), pytest.raises(HostError, match="clock"):
-        world.read(clock=world.line.now - timedelta(seconds=1))
+    signed = world.line.now
+    world.line.now -= timedelta(seconds=1)
+    error = refused(world, HostError, "this machine's clock says 2026-11-23T06:30:59Z, but 2026-11-23T06:31:00Z has already passed")
+    assert "clock" in str(error.hint)
+    assert not list(world.store.blobs.glob("*"))
+    world.line.now = signed
+    assert world.read().complete
+
+
+def test_a_clock_behind_what_an_earlier_release_proved_is_refused(world: World) -> None:
+    world.write("old")
+    world.line.pass_days(10)
+    world.publish(version="1.1.0")
+    world.write("new")
+    world.read("new")
+    world.line.pass_days(-1)
+    for folder in ("old", "new"):
+        refused(world, HostError, "has already passed", folder)
 
 
 def test_nothing_is_read_where_no_root_is_pinned(world: World) -> None:
@@ -329,18 +374,6 @@ def test_a_chunk_list_that_is_not_the_blobs_is_refused_and_thrown_away(world: Wo
     assert digest in error.message
     assert not world.store.blob_path(digest).exists()
     assert not (world.store.staging / f"{hex_of(digest)}.data").exists()
-
-
-def rewrite(path: Path, metadata: dict[str, bytes], more: bytes = b"") -> None:
-    """Write the part again, well formed, with other metadata, and with one more chunk if `more` is given."""
-    table, data = read_part(path).table, path.read_bytes()
-    chunks = b"".join(data[entry.offset : entry.offset + entry.size] for entry in table.chunks)
-    entries = tuple(MetadataEntry(path=name, offset=0, size=len(each), digest=digest_of(each)) for name, each in sorted(metadata.items()))
-    stray = (ChunkEntry(digest=digest_of(more), offset=0, size=len(more)),) if more else ()
-    changed = with_offsets(msgspec.structs.replace(table, metadata=entries, chunks=(*table.chunks, *stray)))
-    head = encode_head(changed)
-    body = b"".join(each for _, each in sorted(metadata.items())) + chunks + more
-    path.write_bytes(head + body + encode_trailer(head, part_length(changed)))
 
 
 def test_a_part_that_lists_a_chunk_nobody_signed_is_refused(world: World) -> None:

@@ -16,29 +16,51 @@ from appliance.bundle.contents import ContentClass
 from appliance.errors import FormatError, HostError
 from appliance.trust.client import MAX_FILES
 from appliance.trust.state import SeenVersions
+from tests.support.signing import DOUBLES, FAULTS, ROLES, doubled_delegation, doubled_root, published
 from tests.support.simulator import NOW, Line, path_of, person, sample_files
+from tests.support.twosigners import shared_line
 from tests.unit.trust.refusals import refused, unchanged, without
-
-ROLES = ["timestamp", "snapshot", "targets", "images", "models", "charts", "os", "files", "installer", "policy", "code"]
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_one_family_only_is_refused(role: str) -> None:
     line = Line()
-    files = line.publish()
-    for signer, missing in zip(line.signers, ("ml-dsa", "classical"), strict=True):
-        broken = line.edit(files, path_of(files, role), unchanged, sign=[signer])
-        refused(line, broken, f"1 of 2 needed signatures.*{missing} is missing")
+    files = published(line)
+    line.verify(files)
+    for fault in ("classical only", "ml-dsa only"):
+        refused(line, FAULTS[fault].make(line, files, role), FAULTS[fault].says)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_signature_a_wrong_key_and_a_changed_file_are_refused(role: str) -> None:
     line = Line()
-    files = line.publish()
-    path = path_of(files, role)
-    refused(line, line.edit(files, path, unchanged, sign=[]), "0 of 2 needed signatures")
-    refused(line, line.edit(files, path, unchanged, sign=person("mallory")), "is not a key of role")
-    refused(line, line.edit(files, path, lambda signed: signed.update(expires="2030-01-01T00:00:00Z"), sign=False), "does not verify")
+    files = published(line)
+    for fault in ("none", "a stranger's", "one key and a stranger's", "of other bytes"):
+        refused(line, FAULTS[fault].make(line, files, role), FAULTS[fault].says)
+
+
+def test_the_key_of_one_class_signs_no_other_role() -> None:
+    """Bob signs models: his keys are known and valid, and count for nothing else; alice's no longer count for models."""
+    line = shared_line(Line())
+    files = published(line)
+    line.verify(files)
+    for role in ROLES:
+        wrong = person("alice") if role == "models" else person("bob")
+        refused(line, line.edit(files, path_of(files, role), unchanged, sign=wrong), "is not a key of role|needed signatures")
+
+
+@pytest.mark.parametrize("double", DOUBLES)
+@pytest.mark.parametrize("roles", [("root",), ("timestamp",), ("root", "timestamp", "snapshot", "targets")])
+def test_a_signed_root_in_which_one_key_counts_twice_is_refused(double: str, roles: tuple[str, ...]) -> None:
+    line = Line()
+    refused(line, doubled_root(line, DOUBLES[double], roles), "2.root.json: one public key stands under two identifiers")
+
+
+@pytest.mark.parametrize("double", DOUBLES)
+@pytest.mark.parametrize("content_class", ["images", "models", "code"])
+def test_a_signed_delegation_in_which_one_key_counts_twice_is_refused(double: str, content_class: str) -> None:
+    line = Line()
+    refused(line, doubled_delegation(line, DOUBLES[double], content_class), "targets: one public key stands under two identifiers")
 
 
 def test_a_signature_moved_from_another_file_is_refused() -> None:

@@ -17,7 +17,9 @@ from appliance.bundle.safetensors import parse_strict_json
 from appliance.digests import digest_of, hex_of
 from appliance.errors import ApplianceError, FormatError
 from appliance.trust.client import verify_metadata
+from tests.support.carried import small_chunks
 from tests.support.simulator import Files, Line, blob_of, bytes_of, contents_of, file_artifact, path_of
+from tests.support.twosigners import LIES, TwoSigners
 from tests.unit.trust.refusals import refused
 
 
@@ -60,7 +62,22 @@ def test_contents_of_one_class_offered_as_another_are_refused() -> None:
     refused(line, line.publish(raw={ContentClass.MODELS: images}), "contents/models.json says it is of class images")
 
 
-def test_a_models_key_that_lists_another_class_blob_with_other_chunks_is_refused() -> None:
+@pytest.mark.parametrize("lie", LIES)
+def test_a_models_key_that_lists_another_class_blob_with_other_chunks_is_refused(lie: str) -> None:
+    """Bob, who signs models only, lists the layer of alice's image in his model: in all else his model is as it should be."""
+    with small_chunks():
+        signers = TwoSigners(Line())
+        _, honest, _ = signers.release(blob_of(signers.weights))
+        seen = signers.line.verify(honest).seen
+        _, same, _ = signers.release(signers.honest)
+        assert signers.line.verify(same, seen=seen).blobs[signers.honest.digest] == signers.honest
+        _, files, _ = signers.release(LIES[lie](signers.honest))
+        refused(signers.line, files, f"{signers.honest.digest}: class images and class models disagree", seen=seen)
+        _, alone, _ = signers.release(LIES[lie](signers.honest), image=False)
+        assert signers.line.verify(alone, seen=seen).blobs[signers.honest.digest] == LIES[lie](signers.honest)
+
+
+def test_two_classes_of_one_signer_that_disagree_about_chunks_are_refused() -> None:
     line = Line()
     size = 64 * 1024 * 1024 + 1
     data = bytes_of("layer", size)
@@ -125,6 +142,13 @@ def test_a_newer_minimum_appliance_is_refused(needs: str, has: str, newer: bool)
         return
     with pytest.raises(FormatError, match=f"it needs {needs}, this is {has}"):
         verify()
+
+
+def test_engine_settings_which_nothing_here_applies_are_refused() -> None:
+    line = Line()
+    files = line.publish(release=line.release(engine='{"tensor_parallel":2}'))
+    refused(line, files, "made by a newer appliance: it has engine settings, which this one does not apply", kind=FormatError)
+    line.verify(line.publish(release=line.release(engine="")))
 
 
 def test_a_minimum_that_is_no_version_is_refused() -> None:

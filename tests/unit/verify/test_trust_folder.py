@@ -12,11 +12,13 @@ import pytest
 
 from appliance.adapters.publication import create_publication, load_publication, load_signers, save_publication
 from appliance.bundle.documents import encode
-from appliance.errors import ApplianceError, FormatError, HostError, UsageError, VerificationError
+from appliance.errors import FormatError, HostError, UsageError, VerificationError
 from appliance.trust.publication import new_publication
 from appliance.verify import Trust, load_trust, metadata, pin_root, save_seen, trust_publication
 from appliance.verify.metadata import read_metadata, verify_bundle_metadata
+from tests.support.signing import DOUBLES, doubled_root
 from tests.support.simulator import NOW, Files, Line, person, sample_files, write_bundle
+from tests.unit.trust.refusals import without
 
 PASSPHRASE = b"five plain words in a row"
 
@@ -58,22 +60,31 @@ def test_a_refused_bundle_changes_no_byte_on_disk(tmp_path: Path, fault: str) ->
     save_seen(folder, verify_bundle_metadata(bundle(tmp_path, "good", new), load_trust(folder), now=line.now))
     flipped = bytearray(new["timestamp.json"])
     flipped[-3] ^= 1
-    files, now = {
-        "older": (old, NOW),
-        "other line": (Line("other").publish(), NOW),
-        "stranger": (Line(people=("mallory",)).publish(), NOW),
-        "expired": (new, NOW + timedelta(days=91)),
-        "clock": (new, NOW - timedelta(days=1)),
-        "flipped": ({**new, "timestamp.json": bytes(flipped)}, NOW),
-        "extra file": ({**new, "targets/extra": b"x"}, NOW),
-        "missing file": ({path: data for path, data in new.items() if path != "1.root.json"}, NOW),
+    files, now, kind, said = {
+        "older": (old, NOW, VerificationError, "timestamp went back from version 2 to 1"),
+        "other line": (Line("other").publish(), NOW, VerificationError, "this bundle is of line 'other'; this side trusts line 'acme'"),
+        "stranger": (Line(people=("mallory",)).publish(), NOW, VerificationError, "is not the root 1 that this side pinned"),
+        "expired": (new, NOW + timedelta(days=91), VerificationError, "timestamp expired on .*, 1 days ago"),
+        "clock": (new, NOW - timedelta(days=1), HostError, "clock says .* has already passed"),
+        "flipped": ({**new, "timestamp.json": bytes(flipped)}, NOW, FormatError, "metadata/timestamp.json"),
+        "extra file": ({**new, "targets/extra": b"x"}, NOW, VerificationError, "metadata/targets/extra is named by no role"),
+        "missing file": (without(new, "1.root.json"), NOW, VerificationError, "metadata holds no root file"),
     }[fault]
     bad = bundle(tmp_path, "bad", files)
     before = tree(tmp_path)
-    with pytest.raises(ApplianceError) as caught:
+    with pytest.raises(kind, match=said) as caught:
         verify_bundle_metadata(bad, load_trust(folder), now=now)
     assert caught.value.hint
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("double", DOUBLES)
+def test_a_root_in_which_one_key_counts_twice_is_not_pinned(tmp_path: Path, double: str) -> None:
+    files = doubled_root(Line(), DOUBLES[double], ("root", "timestamp", "snapshot", "targets"))
+    with pytest.raises(VerificationError, match="one public key stands under two identifiers") as caught:
+        pin_root(tmp_path / "trust", files["2.root.json"])
+    assert caught.value.hint
+    assert not (tmp_path / "trust").exists()
 
 
 def test_a_second_root_for_a_pinned_line_is_refused(tmp_path: Path) -> None:
@@ -92,8 +103,9 @@ def test_a_root_that_is_none_is_not_pinned(tmp_path: Path) -> None:
     broken = bytearray(line.pin)
     broken[len(broken) // 2] ^= 1
     for data in (bytes(broken), b"{}", b"", line.publish()["timestamp.json"]):
-        with pytest.raises(ApplianceError):
+        with pytest.raises((FormatError, VerificationError)) as caught:
             pin_root(tmp_path / "trust", data)
+        assert caught.value.hint
     assert not (tmp_path / "trust").exists()
 
 
