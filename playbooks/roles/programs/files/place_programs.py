@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: INP001, TID251 - a program of its own, run on machines
+# ruff: noqa: INP001 - a program of its own, run on machines
 """Unpacks the archive of programs if it is the one the depot made; runs on a machine with Python's standard library alone.
 
 Arguments: the archive, its SHA-256, the folder it is for, the mark, what the mark says. The bytes that were hashed are the bytes that are
@@ -23,7 +23,9 @@ OURS = "../lib/appliance/"
 def strangers(tar: tarfile.TarFile, root: Path) -> list[str]:
     """Return what stands where a link goes and is not a link of ours."""
     places = [root / member.name for member in tar.getmembers() if member.issym()]
-    return [str(place) for place in places if os.path.lexists(place) and not (place.is_symlink() and str(place.readlink()).startswith(OURS))]
+    return [
+        str(place) for place in places if os.path.lexists(place) and not (place.is_symlink() and str(place.readlink()).startswith(OURS))
+    ]
 
 
 def place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:

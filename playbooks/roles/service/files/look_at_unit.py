@@ -13,7 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -24,7 +24,7 @@ def judge(properties: str, files: Sequence[Path]) -> list[str]:
         return ["absent"]
     found = ["reload"] if shown["NeedDaemonReload"] == "yes" else []
     if shown["ActiveState"] in {"active", "activating", "reloading"} and shown["ExecMainStartTimestamp"]:
-        started = datetime.strptime(shown["ExecMainStartTimestamp"], "%a %Y-%m-%d %H:%M:%S.%f %Z").replace(tzinfo=timezone.utc)
+        started = datetime.strptime(shown["ExecMainStartTimestamp"], "%a %Y-%m-%d %H:%M:%S.%f %Z").replace(tzinfo=UTC)
         if any(path.stat().st_mtime > started.timestamp() for path in files):
             found.append("restart")
     return found
