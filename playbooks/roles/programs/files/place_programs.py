@@ -15,6 +15,8 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 OURS = "../lib/appliance/"
@@ -46,6 +48,21 @@ def place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
     pending.replace(target)
 
 
+def flush(paths: Iterable[Path]) -> None:
+    """Wait until the files and folders are on the disk, all of them in as few of its own steps as it can."""
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        list(pool.map(flush_one, paths))
+
+
+def flush_one(path: Path) -> None:
+    """Wait for one."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def main() -> None:
     """Check, then unpack, then say so."""
     archive, sha256, root, mark = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
@@ -61,7 +78,7 @@ def main() -> None:
             mark.unlink(missing_ok=True)
             for member in tar.getmembers():
                 place(tar, member, root)
-    os.sync()
+            flush(root / member.name for member in tar.getmembers() if not member.issym())
     pending = mark.with_name(f".{mark.name}.part")
     pending.write_text(sys.argv[5], encoding="ascii")
     pending.replace(mark)
