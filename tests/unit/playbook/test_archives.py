@@ -188,7 +188,7 @@ def test_a_program_of_a_persons_is_named_and_left(tmp_path: Path, root: Path, ki
     archive = pack_programs(two(tmp_path), {"kubeadm": "kubeadm"}, tmp_path / "out")
     done = unpack(archive, root)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {own}: not of this site")
+    assert done.stderr.startswith(f"{own}: not of this site")
     assert list((root / "lib").iterdir()) == []
     assert own.is_symlink() == (kind == "link")
 

@@ -74,7 +74,7 @@ def main() -> None:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             found = strangers(tar, root)
             if found:
-                raise SystemExit(f"error: {', '.join(found)}: not of this site; move it to another place, then install again")
+                raise SystemExit(f"{', '.join(found)}: not of this site; move it to another place, then install again")
             mark.unlink(missing_ok=True)
             for member in tar.getmembers():
                 place(tar, member, root)
