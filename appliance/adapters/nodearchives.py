@@ -4,32 +4,36 @@
 
 A machine then needs one transfer and one pass over it instead of one for each file, and unpacks nothing compressed.
 
-* `programs-<set>.tar`, unpacked in /usr/local: `lib/appliance/NAME-VERSION/PROGRAM`, links in `bin`, and as its last member the mark
-  `lib/appliance/<set>.complete`, so a machine that has the mark has all of it. `<set>` are digits of the digests it was made of.
+* `programs-<set>.tar`, for /usr/local: `lib/appliance/NAME-VERSION-DIGITS/PROGRAM` and links in `bin`. The folder's last digits are of
+  the blob's digest, so one version made twice lies in two folders. `<set>` are digits of the digests it was made of.
 * `packages-<set>.tar`, unpacked in /var/cache: `appliance/packages` with the repository, folders for apt, and a `sources.list`.
 
-An archive is written under another name and renamed when it is whole. It is not flushed to disk, which would take longer than making
-it: a power cut leaves a shorter file at worst, and one that does not end with its last member is made again.
+Every blob is hashed while it is packed and must be what the publication signed. The archive is flushed to the disk, renamed when it is
+whole, and its own SHA-256 lies beside it; one that is found there is hashed again, and made again if it is anything else. A machine
+compares the programs' digest once more before it unpacks them, and the packages' own digests before apt sees them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from appliance.errors import FormatError, HostError
+from appliance.errors import FormatError, HostError, VerificationError
 
 _PLACE = "lib/appliance"
 _CACHE = "appliance/packages"
 _SOURCES = f"deb [trusted=yes] file:/var/cache/{_CACHE} ./\n"
 """`trusted`: every package is compared on the machine with a digest the publication signed, which is stronger than an index's signature."""
 _SET_DIGITS = 16
-_TAIL_BYTES = 32 * 1024
+_FOLDER_DIGITS = 12
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +53,18 @@ class Program:
     path: Path
     sha256: str
 
+    @property
+    def folder(self) -> str:
+        """Where it lies below lib/appliance; the roles' defaults spell it the same way."""
+        return f"{self.name}-{self.version}-{self.sha256[:_FOLDER_DIGITS]}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """A finished archive and the set of digests it was made of."""
+    """A finished archive, its SHA-256 (64 hexadecimal digits), and digits of the set of digests it was made of."""
 
     path: Path
+    sha256: str
     digits: str
 
 
@@ -79,8 +89,11 @@ def archive_variables(variables: Mapping[str, object], folder: Path) -> dict[str
 
     `variables` are those of `appliance.install.inventory`: `appliance_files`, `appliance_packages`, `appliance_packages_repo`.
 
+    Archives of other releases are removed from there: they are made of the store and can be made again.
+
     Raises:
         HostError: the disk is full, or a blob cannot be read.
+        VerificationError: a blob is not what was signed.
         FormatError: a file of the release is not packed as its upstream packs it, or is missing.
     """
     files = variables["appliance_files"]
@@ -92,9 +105,10 @@ def archive_variables(variables: Mapping[str, object], folder: Path) -> dict[str
     depot = pack_programs([_named(programs, name) for name in DEPOT_PROGRAMS], DEPOT_LINKS, folder)
     repository = Path(str(variables["appliance_packages_repo"]))
     debs = pack_packages(repository, {package["path"]: package["sha256"] for package in packages}, folder)
+    _remove_others(folder, kept=(node, depot, debs))
     return {
-        "appliance_node_programs": {"path": str(node.path), "set": node.digits},
-        "appliance_depot_programs": {"path": str(depot.path), "set": depot.digits},
+        "appliance_node_programs": {"path": str(node.path), "sha256": node.sha256, "set": node.digits},
+        "appliance_depot_programs": {"path": str(depot.path), "sha256": depot.sha256, "set": depot.digits},
         "appliance_packages_archive": str(debs.path),
     }
 
@@ -105,28 +119,34 @@ def _named(programs: Mapping[str, Program], name: str) -> Program:
     return programs[name]
 
 
+def _remove_others(folder: Path, *, kept: Iterable[Archive]) -> None:
+    names = {name for archive in kept for name in (archive.path.name, _digest_file(archive.path).name)}
+    with _told(folder):
+        for path in folder.iterdir():
+            if path.name not in names:
+                path.unlink()
+
+
 def pack_programs(programs: Sequence[Program], links: Mapping[str, str], folder: Path) -> Archive:
     """Return the archive of `programs` with `links` (name to the program's file name) in `bin`, made if it is not there.
 
     Raises:
         HostError: it cannot be written, or a blob cannot be read.
+        VerificationError: a blob is not what was signed.
         FormatError: a file is not packed as its upstream packs it.
     """
-    lines = [f"{program.name}-{program.version} {program.sha256}" for program in programs] + [f"{a} {b}" for a, b in links.items()]
+    lines = [f"{program.folder} {program.sha256}" for program in programs] + [f"{a} {b}" for a, b in links.items()]
     digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_SET_DIGITS]
 
     def fill(tar: tarfile.TarFile) -> None:
-        _add_folders(tar, [_PLACE, *(f"{_PLACE}/{program.name}-{program.version}" for program in programs)])
+        _add_folders(tar, [_PLACE, *(f"{_PLACE}/{program.folder}" for program in programs)])
         for program in programs:
             _add_program(tar, program)
         by_name = {program.name: program for program in programs}
         for link, owner in links.items():
-            target = f"../{_PLACE}/{owner}-{by_name[owner].version}/{link}"
-            tar.addfile(_entry(f"bin/{link}", kind=tarfile.SYMTYPE, target=target))
-        mark = "".join(f"{line}\n" for line in lines).encode()
-        tar.addfile(_entry(f"{_PLACE}/{digits}.complete", size=len(mark), mode=0o644), io.BytesIO(mark))
+            tar.addfile(_entry(f"bin/{link}", kind=tarfile.SYMTYPE, target=f"../{_PLACE}/{by_name[owner].folder}/{link}"))
 
-    return Archive(path=_ensure(folder / f"programs-{digits}.tar", fill, last=f"{digits}.complete"), digits=digits)
+    return _ensure(folder / f"programs-{digits}.tar", fill, digits=digits)
 
 
 def pack_packages(repository: Path, packages: Mapping[str, str], folder: Path) -> Archive:
@@ -134,6 +154,7 @@ def pack_packages(repository: Path, packages: Mapping[str, str], folder: Path) -
 
     Raises:
         HostError: it cannot be written, or the repository cannot be read.
+        VerificationError: a package is not what was signed.
     """
     lines = [f"{sha256}  {path}" for path, sha256 in sorted(packages.items())]
     digits = hashlib.sha256("\n".join([_SOURCES, *lines]).encode()).hexdigest()[:_SET_DIGITS]
@@ -141,36 +162,91 @@ def pack_packages(repository: Path, packages: Mapping[str, str], folder: Path) -
     def fill(tar: tarfile.TarFile) -> None:
         parents = {f"{_CACHE}/{PurePosixPath(path).parent}" for path in packages} - {f"{_CACHE}/."}
         _add_folders(tar, [_CACHE, *sorted(parents), f"{_CACHE}/lists/partial", f"{_CACHE}/archives/partial"])
-        for path in ("Packages", *sorted(packages)):
-            _add_file(tar, repository / path, f"{_CACHE}/{path}", mode=0o644)
+        _add_file(tar, repository / "Packages", f"{_CACHE}/Packages", mode=0o644)
+        for path, sha256 in sorted(packages.items()):
+            _add_file(tar, repository / path, f"{_CACHE}/{path}", mode=0o644, sha256=sha256)
         sources = _SOURCES.encode()
         tar.addfile(_entry(f"{_CACHE}/sources.list", size=len(sources), mode=0o644), io.BytesIO(sources))
 
-    return Archive(path=_ensure(folder / f"packages-{digits}.tar", fill, last="sources.list"), digits=digits)
+    return _ensure(folder / f"packages-{digits}.tar", fill, digits=digits)
 
 
-def _ensure(target: Path, fill: Callable[[tarfile.TarFile], None], *, last: str) -> Path:
-    pending = target.with_suffix(".part")
+class _Hashing(io.RawIOBase):
+    """A stream that hashes what passes through it, in either direction."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read and hash."""
+        data = self._stream.read(size)
+        self.digest.update(data)
+        return data
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        """Hash and write."""
+        self.digest.update(data)
+        return self._stream.write(data)
+
+    def check(self, path: Path, sha256: str) -> None:
+        """Read what is left and compare the digest."""
+        while self.read(_CHUNK):
+            pass
+        if self.digest.hexdigest() != sha256:
+            raise VerificationError(
+                f"{path}: expected sha256 {sha256}, got {self.digest.hexdigest()}", hint="read the media again: appliance media read DIR..."
+            )
+
+
+@contextlib.contextmanager
+def _told(target: Path) -> Iterator[None]:
     try:
-        if _is_whole(target, last):
-            return target
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with pending.open("wb") as stream, tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
-            fill(tar)
-        pending.replace(target)
+        yield
     except OSError as error:
-        pending.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise HostError(f"{error.filename or target}: {reason}", hint="make room or run store verify, then run it again") from error
-    return target
 
 
-def _is_whole(target: Path, last: str) -> bool:
-    if not target.is_file():
-        return False
-    with target.open("rb") as stream:
-        stream.seek(max(0, target.stat().st_size - _TAIL_BYTES))
-        return last.encode() in stream.read()
+def _ensure(target: Path, fill: Callable[[tarfile.TarFile], None], *, digits: str) -> Archive:
+    pending = target.with_suffix(".part")
+    with _told(target):
+        sha256 = _found(target)
+        if sha256 is None:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                sha256 = _write(pending, fill)
+                _digest_file(target).write_text(f"{sha256}\n", encoding="ascii")
+                pending.replace(target)
+            finally:
+                pending.unlink(missing_ok=True)
+    return Archive(path=target, sha256=sha256, digits=digits)
+
+
+def _write(pending: Path, fill: Callable[[tarfile.TarFile], None]) -> str:
+    with pending.open("wb") as stream:
+        hashing = _Hashing(stream)
+        with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as tar:
+            fill(tar)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashing.digest.hexdigest()
+
+
+def _digest_file(target: Path) -> Path:
+    return target.with_suffix(".sha256")
+
+
+def _found(target: Path) -> str | None:
+    """Return the digest of the archive that is there, if it is the one that was made."""
+    try:
+        noted = _digest_file(target).read_text(encoding="ascii", errors="replace").strip()
+        with target.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    return sha256 if sha256 == noted else None
 
 
 def _add_folders(tar: tarfile.TarFile, folders: Iterable[str]) -> None:
@@ -180,14 +256,14 @@ def _add_folders(tar: tarfile.TarFile, folders: Iterable[str]) -> None:
 
 
 def _add_program(tar: tarfile.TarFile, program: Program) -> None:
-    place = f"{_PLACE}/{program.name}-{program.version}"
+    place = f"{_PLACE}/{program.folder}"
     layout = ARCHIVES.get(program.name)
     if layout is None:
-        _add_file(tar, program.path, f"{place}/{program.name}", mode=0o755)
+        _add_file(tar, program.path, f"{place}/{program.name}", mode=0o755, sha256=program.sha256)
         return
     taken = set()
     try:
-        with tarfile.open(program.path, "r|gz") as packed:
+        with program.path.open("rb") as stream, tarfile.open(fileobj=(hashing := _Hashing(stream)), mode="r|gz", bufsize=_CHUNK) as packed:
             for member in packed:
                 path = PurePosixPath(member.name)
                 if (
@@ -198,6 +274,7 @@ def _add_program(tar: tarfile.TarFile, program: Program) -> None:
                     continue
                 taken.add(path.name)
                 tar.addfile(_entry(f"{place}/{path.name}", size=member.size), packed.extractfile(member))
+            hashing.check(program.path, program.sha256)
     except (tarfile.TarError, EOFError) as error:
         raise FormatError(
             f"{program.name} {program.version}: not a compressed tar: {error}", hint="carry a bundle with upstream's file"
@@ -209,9 +286,12 @@ def _add_program(tar: tarfile.TarFile, program: Program) -> None:
         )
 
 
-def _add_file(tar: tarfile.TarFile, source: Path, name: str, *, mode: int) -> None:
+def _add_file(tar: tarfile.TarFile, source: Path, name: str, *, mode: int, sha256: str | None = None) -> None:
     with source.open("rb") as stream:
-        tar.addfile(_entry(name, size=os.fstat(stream.fileno()).st_size, mode=mode), stream)
+        hashing = _Hashing(stream)
+        tar.addfile(_entry(name, size=os.fstat(stream.fileno()).st_size, mode=mode), hashing)
+        if sha256 is not None:
+            hashing.check(source, sha256)
 
 
 def _entry(name: str, *, kind: bytes = tarfile.REGTYPE, size: int = 0, mode: int = 0o755, target: str = "") -> tarfile.TarInfo:
