@@ -17,6 +17,8 @@ _OTHER_KEY = "Host key verification failed"
 _KEY_HINT = "find out who changed the ssh host key; site check names the accepted one and the one that is shown"
 _REFUSALS: Mapping[int, type[ApplianceError]] = {kind.exit_code: kind for kind in (VerificationError, FormatError, HostError)}
 """What our own program on a machine means by its exit code; its others are steps that failed."""
+_ADVISED = re.compile(r"(.+); ([^;]+, then (?:install|reset) again)")
+"""How our own roles refuse: what is wrong, and behind the last semicolon what to do."""
 _KUBEADM_ERROR = re.compile(r"\[ERROR ([^\]]+)\]: (.+)")
 
 
@@ -24,7 +26,7 @@ _KUBEADM_ERROR = re.compile(r"\[ERROR ([^\]]+)\]: (.+)")
 class Failure:
     """One task that failed on one host, and why.
 
-    Where our own program refused there, `code` is its exit code and `hint` what it said to do; else 0 and empty.
+    Where our own program refused there, `code` is its exit code, else 0; `hint` is what it or one of our roles said to do.
     """
 
     host: str
@@ -60,7 +62,10 @@ def failure_of(host: str, task: str, result: Mapping[str, object], *, unreachabl
     own = _own_lines(_failed_item(result))
     code = _failed_item(result).get("rc")
     refused = code if isinstance(code, int) and code in _REFUSALS and own.get(_OWN_ERROR) else 0
-    return Failure(host=host, task=task, cause=cause_of(result), unreachable=unreachable, code=refused, hint=own.get(_OWN_HINT, ""))
+    cause, hint = cause_of(result), own.get(_OWN_HINT, "")
+    if not hint and (advised := _ADVISED.fullmatch(cause)):
+        cause, hint = advised[1], advised[2]
+    return Failure(host=host, task=task, cause=cause, unreachable=unreachable, code=refused, hint=hint)
 
 
 def as_error(failure: Failure, *, others: Collection[str], log: Path) -> ApplianceError:

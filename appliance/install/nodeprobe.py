@@ -175,7 +175,7 @@ def leftovers() -> list[str]:
     for name in LEFTOVERS:
         path = Path(name)
         try:
-            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            if path.is_file() or (path.is_dir() and any(each.name != "lost+found" for each in path.iterdir())):
                 found.append(name)
         except OSError:
             found.append(name)
@@ -183,12 +183,14 @@ def leftovers() -> list[str]:
 
 
 def packages() -> list[str]:
-    """Return packages that are half installed or that another cluster brings, from dpkg's own list."""
+    """Return packages that are half installed, from dpkg's own list; those that this site was installing are finished by it."""
+    settled = (" installed", " config-files", " not-installed", " triggers-pending", " triggers-awaited")
+    own = text_of("/etc/appliance/packages-added").split()
     found = []
     for entry in text_of("/var/lib/dpkg/status").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Status): (.*)$", entry, re.MULTILINE))
         name, status = fields.get("Package", ""), fields.get("Status", "")
-        if status and not status.endswith((" installed", " config-files", " not-installed")):
+        if status and not status.endswith(settled) and name not in own:
             found.append(f"{name}: {status.split()[-1]}")
     return found
 

@@ -142,10 +142,20 @@ def test_it_opens_nothing_for_writing_and_makes_nothing(tmp_path: Path) -> None:
     assert [line for line in changing if "/dev/null" not in line] == []
 
 
-def test_half_installed_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    status = "Package: a\nStatus: install ok installed\n\nPackage: b\nStatus: install ok half-configured\n\nPackage: c\nStatus: deinstall ok config-files\n"
-    monkeypatch.setattr(nodeprobe, "text_of", lambda _path, default="": status or default)
+def test_half_installed_packages_are_told_unless_this_site_will_finish_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {"a": "installed", "b": "half-configured", "c": "config-files", "d": "unpacked", "e": "triggers-pending"}
+    status = "\n\n".join(f"Package: {name}\nStatus: install ok {state}" for name, state in states.items())
+    files = {"/var/lib/dpkg/status": status, "/etc/appliance/packages-added": "d\n"}
+    monkeypatch.setattr(nodeprobe, "text_of", lambda path, default="": files.get(path, default))
     assert nodeprobe.packages() == ["b: half-configured"]
+
+
+def test_a_mount_point_with_nothing_but_lost_and_found_is_no_leftover(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    monkeypatch.setattr(nodeprobe, "LEFTOVERS", (str(tmp_path),))
+    assert nodeprobe.leftovers() == []
+    (tmp_path / "member").touch()
+    assert nodeprobe.leftovers() == [str(tmp_path)]
 
 
 def test_an_answer_that_is_no_answer_names_the_machine() -> None:

@@ -84,3 +84,10 @@ def test_a_changed_host_key_met_in_the_middle_is_a_refusal_and_not_a_cable() -> 
     error = as_error(failure_of("gpu1", "Machine", said, unreachable=True), others=(), log=Path("/x/run.log"))
     assert type(error) is VerificationError
     assert "find out who changed" in (error.hint or "")
+
+
+def test_what_a_role_of_ours_says_to_do_is_the_hint() -> None:
+    said = "a, b: half installed, and not by this site; run dpkg --configure -a there, then install again"
+    error = as_error(failure_of("gpu1", "Refuse", {"failed": True, "msg": said}, unreachable=False), others=(), log=Path("/x/run.log"))
+    assert error.message == "gpu1: Refuse: a, b: half installed, and not by this site"
+    assert error.hint == "run dpkg --configure -a there, then install again; all of it: /x/run.log"
