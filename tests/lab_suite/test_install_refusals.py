@@ -25,9 +25,10 @@ from tests.lab_suite.operator import APPLIANCE, Finished, Site
 from tests.lab_suite.pictures import Bare, bare, differing, everything
 
 NAME = os.environ.get("LAB_NAME", "instref")
-SMALL_DISK = 2700
-"""MiB of gpu1: enough for an installation, small enough to be filled in a moment."""
+SMALL_DISK = 5000
+"""MiB of gpu1: enough for an installation and for what the kubelet keeps free, small enough to be filled in a moment."""
 FILLER = "/var/filler"
+FILL = f"fallocate -l $(($(df --output=avail -B1 /var | tail -n 1) - %d)) {FILLER}"
 KEY = "/etc/appliance/operator-key"
 PORT = 2222
 LOCK = "/var/lib/appliance/site.lock"
@@ -41,7 +42,7 @@ install -d -m 700 -o ops /home/ops/.ssh
 install -m 600 -o ops ~root/.ssh/authorized_keys /home/ops/.ssh/authorized_keys
 rm ~root/.ssh/authorized_keys
 echo 'ops ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/ops
-printf 'Port {PORT}\\nPermitRootLogin no\\n' > /etc/ssh/sshd_config.d/10-operator.conf
+printf 'ListenAddress 0.0.0.0:{PORT}\\nListenAddress 127.0.0.1:22\\nPermitRootLogin no\\n' > /etc/ssh/sshd_config.d/10-operator.conf
 systemctl restart ssh
 """
 
@@ -116,7 +117,7 @@ def refused(site: Site, code: int) -> Finished:
 
 def test_a_node_without_room_is_refused_with_what_it_has_and_needs(site: Site, before: dict[str, Bare]) -> None:
     assert before["gpu1"].packages
-    with planted(site, "gpu1", f"fallocate -l 1200M {FILLER}", f"rm {FILLER}"):
+    with planted(site, "gpu1", FILL % (700 << 20), f"rm {FILLER}"):
         done = refused(site, 5)
         assert re.search(r"gpu1: disk: expected [\d.]+ GiB free, (got|measured) \S+ [MG]iB free on /var", done.said("error")), done.text
 
@@ -173,8 +174,8 @@ def test_a_disk_that_fills_while_it_installs_is_the_cause_that_is_named_and_runn
             seconds=180,
             what="containerd's folder on gpu1",
         )
-        # nothing is left, not even a block of the reserve
-        site.lab.exec("gpu1", ["sh", "-c", f"cat /dev/zero > {FILLER}"], check=False)
+        # the second word takes what is left, the blocks reserved for root among it
+        site.lab.exec("gpu1", ["sh", "-c", f"{FILL % 0}; cat /dev/zero >> {FILLER}"], check=False)
         runner.join()
         (done,) = ended
         assert done.code == 6, done.text
@@ -193,13 +194,13 @@ def test_a_disk_that_fills_while_it_installs_is_the_cause_that_is_named_and_runn
 
 
 def test_it_was_installed_by_another_user_over_another_port_with_the_key_that_the_site_names(site: Site) -> None:
-    """Root cannot log in there and nothing listens on port 22: there was no other way."""
+    """Root cannot log in there and port 22 is open to the machine itself only (the lab's own probe): there was no other way."""
     for machine in NODES:
         journal = site.lab.exec(machine, ["journalctl", "--no-pager", "-o", "cat", "_COMM=sshd"]).stdout
         assert "Accepted publickey for ops from 10.77.0.10" in journal
         assert "Accepted publickey for root from 10.77.0.10" not in journal
         listening = site.lab.exec(machine, ["cat", "/proc/net/tcp", "/proc/net/tcp6"]).stdout
-        assert not re.search(r":0016 \S+ 0A ", listening)
+        assert re.findall(r"(\w+):0016 \S+ 0A ", listening) == ["0100007F"]
     assert site.install().changed == dict.fromkeys(MACHINES, 0)
 
 
