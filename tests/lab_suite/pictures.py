@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tests.lab.machines import Lab
 from tests.lab_suite.cluster_watch import MACHINES, NODES, items
@@ -53,6 +53,11 @@ def _text(lab: Lab, machine: str, command: str) -> str:
     return lab.exec(machine, ["sh", "-c", command], timeout=120).stdout
 
 
+def _lines(lab: Lab, machine: str, command: str) -> set[str]:
+    """Its lines, without how wide a column happens to be."""
+    return {" ".join(line.split()) for line in _text(lab, machine, command).splitlines()}
+
+
 def rules(lab: Lab, machine: str) -> set[str]:
     """The tables of the packet filter, asked by this machine's own nft, since a bare machine has none."""
     words = ["nsenter", f"--net={lab.netns(machine)}", "nft", "list", "tables"]
@@ -64,32 +69,35 @@ class Bare:
     """A machine before anything was installed, and after all of it was taken back."""
 
     files: Listing
-    packages: str
-    users: str
-    hosts: str
-    units: str
+    packages: set[str]
+    users: set[str]
+    hosts: set[str]
+    units: set[str]
     tables: set[str]
-    links: str
+    links: set[str]
 
     def files_against(self, after: Bare) -> list[str]:
         """Files that appeared, vanished or changed."""
         return sorted(differing(self.files, after.files))
 
-    def against(self, after: Bare) -> dict[str, object]:
-        """All else that is not as before, by part."""
-        was, now = asdict(self), asdict(after)
-        return {part: (was[part], now[part]) for part in was if part != "files" and was[part] != now[part]}
+    def against(self, after: Bare) -> dict[str, list[str]]:
+        """All else that is not as before, by part: lines that are there only before (-) or only after (+)."""
+        found = {}
+        for part in ("packages", "users", "hosts", "units", "tables", "links"):
+            was, now = getattr(self, part), getattr(after, part)
+            found[part] = [f"- {line}" for line in sorted(was - now)] + [f"+ {line}" for line in sorted(now - was)]
+        return {part: lines for part, lines in found.items() if lines}
 
 
 def bare(lab: Lab, machine: str) -> Bare:
     return Bare(
         files=_with_bytes(lab, machine, _found(lab, machine, ["/"], "%y %m %U:%G %l"), ["/etc", "/usr", "/opt", "/root"]),
-        packages=_text(lab, machine, "dpkg -l"),
-        users=_text(lab, machine, "getent passwd; getent group"),
-        hosts=_text(lab, machine, "cat /etc/hosts"),
-        units=_text(lab, machine, "systemctl list-unit-files --no-legend --no-pager"),
+        packages=_lines(lab, machine, "dpkg -l"),
+        users=_lines(lab, machine, "getent passwd; getent group"),
+        hosts=_lines(lab, machine, "cat /etc/hosts"),
+        units=_lines(lab, machine, "systemctl list-unit-files --no-legend --no-pager"),
         tables=rules(lab, machine),
-        links=_text(lab, machine, "ls /sys/class/net"),
+        links=_lines(lab, machine, "ls /sys/class/net"),
     )
 
 
@@ -105,8 +113,8 @@ def installed(lab: Lab, machine: str) -> dict[str, str]:
     files = _found(lab, machine, list(INSTALLED), "%y %m %U:%G %l")
     whole = _with_bytes(lab, machine, files, list(INSTALLED))
     found = {path: files[path] if MADE_ANEW.search(path) else what for path, what in whole.items() if not PASSING.search(path)}
-    found |= {f"package {line.split()[1]}": line for line in _text(lab, machine, "dpkg -l").splitlines() if re.match(r"\w\w ", line)}
-    units = _text(lab, machine, "systemctl list-unit-files --no-legend --no-pager --state=enabled").splitlines()
+    found |= {f"package {line.split()[1]}": line for line in _lines(lab, machine, "dpkg -l") if re.match(r"\w\w ", line)}
+    units = _lines(lab, machine, "systemctl list-unit-files --no-legend --no-pager --state=enabled")
     found |= {f"unit {line.split()[0]}": line for line in units}
     found |= {f"user {line.partition(':')[0]}": line for line in _text(lab, machine, "getent passwd").splitlines()}
     if machine in NODES:

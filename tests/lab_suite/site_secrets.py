@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,11 +24,12 @@ from tests.lab.journey import Journey
 from tests.lab.machines import Lab
 from tests.lab.world import registry
 from tests.lab_suite.cluster_watch import MACHINES
-from tests.support.observe import forms, leaks
+from tests.support import observe
+from tests.support.observe import leaks
 
 SEARCHED = ("/var/log", "/tmp", "/var/lib/appliance", "/root", "/run/appliance", "/etc")
-PUBLISHED = ("var/lib/appliance/store", "var/lib/appliance/releases", "root" + "/.shiv")
-"""Large trees that hold what was published, byte by byte: searched by grep for the same forms."""
+PUBLISHED = ("var/lib/appliance/store", "var/lib/appliance/releases", "var/lib/appliance/site/for-nodes", "root" + "/.shiv")
+"""Large trees that hold what was published, byte by byte or in tar archives: searched by grep for the same forms."""
 HOMES = {
     "bastion": re.compile(r"/var/lib/appliance/site/(keys/|certificates/|kubeconfig$)|/root/\.ssh/id_ed25519$"),
     "cp1": re.compile(r"/etc/kubernetes/(pki/.*\.key|[a-z-]+\.conf)$"),
@@ -62,7 +64,7 @@ def secrets_of(lab: Lab, journey: Journey) -> dict[str, bytes]:
             for user in yaml.safe_load(text)["users"]:
                 if "client-key-data" in user["user"]:
                     pem = base64.b64decode(user["user"]["client-key-data"])
-                    found[f"{machine} {path}"] = core(load_pem_private_key(pem, None))
+                    found[f"key in {machine} {path}"] = core(load_pem_private_key(pem, None))
                     found[f"{machine} {path} as PEM"] = pem.strip()[-200:-40]
     ((path, text),) = _read(lab, "bastion", "~/.ssh/id_ed25519")
     found[f"bastion {path}"] = core(load_ssh_private_key(text, None))
@@ -105,7 +107,7 @@ def found_outside(lab: Lab, secrets: Mapping[str, bytes], target: Path) -> list[
             if (own / place).exists():
                 published.mkdir(exist_ok=True)
                 (own / place).rename(published / str(number))
-        for leak in leaks(secrets, own):
+        for leak in (leak for path in _suspects(secrets, own) for leak in leaks(secrets, path)):
             path = f"/{leak.path.relative_to(own)}"
             if HOMES[machine].match(path):
                 at_home.add(leak.secret)
@@ -119,17 +121,29 @@ def found_outside(lab: Lab, secrets: Mapping[str, bytes], target: Path) -> list[
     return found
 
 
+def _suspects(secrets: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Files below `folder` that `leaks` would find something in. One pass of grep over what it looks at, since it takes each form by itself."""
+    scratch = folder.with_name(f"{folder.name}-layers")
+    scratch.mkdir()
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    for number, path in enumerate(paths):
+        layers = [os.fsencode(path.readlink())] if path.is_symlink() else [data for data, _ in observe._layers(path.read_bytes())]
+        joined = [re.sub(rb"(?:\\r|\\n|\s)+", b"", data) for data in layers]
+        (scratch / str(number)).write_bytes(b"\n".join([os.fsencode(path.name), *layers, *joined]))
+    return [paths[int(number)] for number in _grep(secrets, scratch)]
+
+
 def _grep(secrets: Mapping[str, bytes], folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     needles = folder.with_name(f"{folder.name}.needles")
     # grep takes a line for a pattern: of a form with a line break in it the longest line is sought
-    values = {max(value.split(b"\n"), key=len) for secret in secrets.values() for value in forms(secret).values()}
+    values = {max(value.split(b"\n"), key=len) for secret in secrets.values() for value in observe.forms(secret).values()}
     needles.write_bytes(b"\n".join(sorted(values)) + b"\n")
     words = ["grep", "--recursive", "--text", "--fixed-strings", "--files-with-matches", f"--file={needles}", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env={"LC_ALL": "C"})
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})
     assert done.returncode in {0, 1}, done.stderr
-    return [Path(line).relative_to(folder).as_posix() for line in done.stdout.splitlines()]
+    return sorted(Path(line).relative_to(folder).as_posix() for line in done.stdout.splitlines())
 
 
 def _tokens(folder: Path) -> Iterator[tuple[Path, bytes]]:
