@@ -36,7 +36,7 @@ HOMES = {
     "gpu1": re.compile(r"(?!)"),
 }
 """Where private keys are meant to be, each 0600 below folders of root."""
-TOKEN = re.compile(rb"(?<![\w.])[a-z0-9]{6}\.[a-z0-9]{16}(?![\w.])")
+TOKEN = re.compile(rb"(?<![\w.])[a-z0-9]{6}\.[a-z0-9]{16}(?!\w|\.\w)")
 NOT_TEXT = re.compile(r"\.(pyc|so|mo|journal|db|gz)$|/(apt|dpkg)/|/etc/(ssl|alternatives|ld\.so\.cache)")
 
 
