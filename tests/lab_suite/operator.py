@@ -20,11 +20,12 @@ BACK_SECONDS = 180
 class Finished:
     code: int
     text: str
+    err: str
     seconds: float
 
     def said(self, kind: str) -> str:
-        """The line of the error, or of the hint; there is exactly one."""
-        (line,) = [line for line in self.text.splitlines() if line.startswith(f"appliance: {kind}: ")]
+        """The line of the error, or of the hint, on standard error; there is exactly one."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith(f"appliance: {kind}: ")]
         return line.removeprefix(f"appliance: {kind}: ")
 
     @property
@@ -44,7 +45,7 @@ class Site:
     def appliance(self, *words: str) -> Finished:
         began = time.monotonic()
         done = self.lab.exec("bastion", [APPLIANCE, *words], check=False, timeout=900, env={"HOME": "/root"})
-        return Finished(code=done.returncode, text=done.stdout + done.stderr, seconds=time.monotonic() - began)
+        return Finished(code=done.returncode, text=done.stdout + done.stderr, err=done.stderr, seconds=time.monotonic() - began)
 
     def install(self) -> Finished:
         return self.appliance("site", "install")
