@@ -28,7 +28,7 @@ def counting(lab: Lab) -> Iterator[Callable[[], int]]:
     """Count the bytes that leave the depot's registry, headers and all: gives a function that says how many until now."""
     nft = ["nsenter", f"--net={lab.netns('bastion')}", "nft"]
     chain = f"chain out {{ type filter hook output priority 0; tcp sport {REGISTRY_PORT} counter name served; }}"
-    rules = f"table inet {METER} {{ counter served {{ }}; {chain} }}"
+    rules = f"table inet {METER} {{\ncounter served {{ packets 0 bytes 0 }}\n{chain}\n}}\n"
     subprocess.run([*nft, "-f", "-"], input=rules, text=True, check=True)
 
     def served() -> int:

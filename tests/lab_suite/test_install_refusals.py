@@ -28,6 +28,7 @@ NAME = os.environ.get("LAB_NAME", "instref")
 SMALL_DISK = 5000
 """MiB of gpu1: enough for an installation and for what the kubelet keeps free, small enough to be filled in a moment."""
 FILLER = "/var/filler"
+CONTAINERD_ANSWERS = "/usr/local/lib/appliance/containerd-*/ctr --namespace k8s.io images list"
 FILL = f"fallocate -l $(($(df --output=avail -B1 /var | tail -n 1) - %d)) {FILLER}"
 KEY = "/etc/appliance/operator-key"
 PORT = 2222
@@ -166,15 +167,15 @@ def test_a_node_of_another_cluster_is_refused(site: Site, do: str, undo: str, ch
 
 
 def test_a_disk_that_fills_while_it_installs_is_the_cause_that_is_named_and_running_again_ends_well(site: Site) -> None:
-    """gpu1's disk is filled as soon as containerd's folder appears there, before any image is pulled."""
+    """gpu1's disk is filled as soon as containerd answers there, before any image is pulled."""
     ended: list[Finished] = []
     runner = threading.Thread(target=lambda: ended.append(site.install()))
     runner.start()
     try:
         until(
-            lambda: not runner.is_alive() or not site.lab.exec("gpu1", ["test", "-d", "/var/lib/containerd"], check=False).returncode,
-            seconds=180,
-            what="containerd's folder on gpu1",
+            lambda: not runner.is_alive() or not site.lab.exec("gpu1", ["sh", "-c", CONTAINERD_ANSWERS], check=False).returncode,
+            seconds=300,
+            what="containerd answers on gpu1",
         )
         # the second word takes what is left, the blocks reserved for root among it
         site.lab.exec("gpu1", ["sh", "-c", f"{FILL % 0}; cat /dev/zero >> {FILLER}"], check=False)
