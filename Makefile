@@ -49,7 +49,8 @@ check: venv ## format, lint, types, import contracts, playbooks, charts, generat
 fix: venv ## format and mend what can be mended by itself
 	@$(PY) -m ruff check --fix-only -q . ; $(PY) -m ruff format .
 
-test: venv ## no cluster, no network; passes as an unprivileged user
+test: ## no cluster, no network; passes as an unprivileged user once the Debian packages are there (root gets them installed)
+	@$(MAKE) -s packages venv
 	@$(PY) -m pytest -n 2 -q
 
 test-sealed: venv ## make test as nobody in a network namespace with only lo (as root)
@@ -76,15 +77,16 @@ lab: venv lab-packages ## the tests that need root, machines and a cluster
 lab-timed: venv lab-packages ## the first and second installation against their limits, on a machine that does nothing else
 	@APPLIANCE_TIMED=1 $(PY) -m pytest -q -s tests/lab_suite/test_install_cluster.py -k "in_time or second_installation"
 
-drills: venv lab-packages ## kill, flip, fill and skew, at length
-	@$(PY) -m pytest -q -m "slow or not slow" tests/drills && $(PY) -m pytest -q -n 2 -m slow
-	@$(PY) -m pytest -q -m "slow or not slow" tests/lab_suite/test_install_cluster.py
+drills: venv lab-packages ## kill, flip, fill and skew, at length (-rP: what a test that passed has printed, its seeds above all)
+	@$(PY) -m pytest -q -rP -m "slow or not slow" tests/drills && $(PY) -m pytest -q -rP -n 2 -m slow
+	@$(PY) -m pytest -q -rP -m "slow or not slow" tests/lab_suite/test_install_cluster.py
 
 bench: venv ## the ratios of docs/benchmarks.md
 	@$(PY) -m benchmarks
 
-demo: setup lab-packages ## from nothing to a cluster that is Ready with the model in place
-	@$(PY) -m tests.lab.demo
+demo: ## from nothing to a cluster that is Ready with the model in place (DEMO=--record writes its times into docs/benchmarks.md)
+	@$(MAKE) -s packages lab-packages venv
+	@$(PY) -m tests.lab.demo $(DEMO)
 
 clean: ## remove what the targets made in this clone (the cache stays)
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} + ; rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

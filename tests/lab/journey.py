@@ -76,6 +76,11 @@ class Journey:
     shown: bool = True
     times: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of_tests(cls, name: str) -> Journey:
+        """The journey that lab tests start from: in the cache, or where APPLIANCE_JOURNEY says (one run at a time may use a folder)."""
+        return cls(folder=Path(os.environ.get("APPLIANCE_JOURNEY") or places.cache() / "journey").resolve(), name=name, shown=False)
+
     @property
     def stick(self) -> Path:
         """The folder that stands for the stick."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,18 +78,6 @@ def look(lab: Lab) -> Seen:
         revisions={release["name"]: f"{release['revision']} {release['status']} {release['updated']}" for release in releases},
         etc={machine: etc(lab, machine) for machine in MACHINES},
     )
-
-
-def files(lab: Lab, machine: str, places: Iterable[str]) -> dict[str, str]:
-    """Files below `places` on one machine: mode and the SHA-256 of their bytes."""
-    command = 'find "$@" -xdev -type f -exec sha256sum {} + ; echo ==; find "$@" -xdev -printf "%m %p\\n"'
-    text = lab.exec(machine, ["sh", "-c", command, "files", *places], check=False, timeout=120).stdout
-    hashes, _, modes = text.partition("==\n")
-    found = {line.partition(" ")[2]: line.partition(" ")[0] for line in modes.splitlines()}
-    for line in hashes.splitlines():
-        digest, _, path = line.partition("  ")
-        found[path] = f"{found.get(path, '')} {digest}"
-    return found
 
 
 def until(true: Callable[[], bool], *, seconds: float, what: str) -> float:

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a stick to a cluster, and everything that must hold afterwards. One lab for the module; the tests run in their order.
+"""From a stick to a cluster by `make demo`, and everything that must hold afterwards. One lab for the module; the tests run in their order.
 
-Times are asserted against the budgets of docs/benchmarks.md only where this machine had its cores for itself; they are
-always printed.
+Times are asserted against the budgets of docs/benchmarks.md only where this machine had its cores for itself (`make lab-timed`).
 """
 
 from __future__ import annotations
@@ -13,91 +12,108 @@ import random
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from appliance.adapters.parallel import default_workers
+from appliance.digests import CHUNK_BYTES
+from tests.lab import demo
 from tests.lab import journey as steps
 from tests.lab.journey import Journey
-from tests.lab.machines import Lab, places
-from tests.lab_suite.cluster_watch import MACHINES, NODES, files, items, look, pods, until, works
+from tests.lab.machines import Lab
+from tests.lab_suite.campaign import counting, gathered, kill_installation, leftover, one_step_fails, token_at_hand
+from tests.lab_suite.cluster_watch import MACHINES, items, look, pods, until
+from tests.lab_suite.operator import APPLIANCE, Finished, Site
+from tests.lab_suite.pictures import differing, installed, revisions, workloads
+from tests.lab_suite.site_secrets import found_outside, join_tokens, secrets_of
+from tests.support.faults import new_seed
 
-NAME = "inst"
-APPLIANCE = "/usr/local/sbin/appliance"
+NAME = os.environ.get("LAB_NAME", "inst")
 FIRST_SECONDS, SECOND_SECONDS = 75, 45
-BACK_SECONDS = 180
 KILLS = 5
-OWN = ("/etc", "/usr/local", "/opt")
-"""Where installed files are compared; what is made anew each time is named in `CHANGING` (.pyc files hold their source's mtime)."""
-CHANGING = re.compile(
-    r"/etc/kubernetes/|/etc/(passwd|group|shadow|gshadow)-?$|/etc/ld\.so\.cache|/etc/\.pwd\.lock|/etc/appliance/host-keys|/__pycache__/"
+STAGES = (
+    *("prepare", "keys", "lock", "create", "write", "machines", "compare", "site init", "media read"),
+    *("site check", "site install", "site status", "in all"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Demo:
+    """What `make demo` ended with and printed, and the page it recorded its times on."""
+
     code: int
     text: str
-    seconds: float
+    page: str
 
-
-@dataclass(slots=True)
-class Site:
-    """The lab with the operator at its depot. `quiet`: nothing else runs here (`make lab-timed`), so seconds mean something."""
-
-    lab: Lab
-    journey: Journey
-    quiet: bool
-
-    def appliance(self, *words: str) -> Finished:
-        began = time.monotonic()
-        done = self.lab.exec("bastion", [APPLIANCE, *words], check=False, timeout=900, env={"HOME": "/root"})
-        return Finished(code=done.returncode, text=done.stdout + done.stderr, seconds=time.monotonic() - began)
-
-    def install(self) -> Finished:
-        return self.appliance("site", "install")
-
-    def well(self, seconds: float = BACK_SECONDS) -> float:
-        return until(lambda: works(self.lab), seconds=seconds, what="every node Ready, every pod running, DNS answering")
-
-
-def changes(text: str) -> dict[str, int]:
-    """The `changed` column by machine."""
-    return {machine: int(count) for machine, count in re.findall(r"^(bastion|cp1|gpu1) +(\d+) *$", text, re.MULTILINE)}
+    @property
+    def table(self) -> dict[str, float]:
+        """Seconds by stage (the part before the colon), as printed at the end."""
+        rows = re.findall(r"^([a-z][^:\n]*?)(?::[^\n]*?)? {2,}([\d.]+) s$", self.text, re.MULTILINE)
+        return {stage: float(seconds) for stage, seconds in rows}
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    """Bare machines, the release read from the stick, the site initialised, nothing installed."""
-    quiet = os.environ.get("APPLIANCE_TIMED") == "1"
-    journey = Journey(folder=places.cache() / "journey", name=NAME, shown=False)
-    steps.prepare(journey)
-    steps.publish(journey)
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """`make demo`, on a lab of its own."""
+    page = tmp_path_factory.mktemp("demo") / "benchmarks.md"
+    folder = Journey.of_tests(NAME).folder
+    with redirect_stdout(StringIO()) as said:
+        code = demo.main(["--name", NAME, "--folder", str(folder), "--record", str(page)])
+    print(said.getvalue())
+    yield Demo(code=code, text=said.getvalue(), page=page.read_text() if page.exists() else "")
     Lab.down(NAME)
-    lab = steps.machines(journey)
-    steps.compare(journey, lab)
-    steps.initialise(journey, lab)
+    shutil.rmtree(folder / "upstream", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def site(shown: Demo) -> Site:
+    """What the demo leaves up, with the installer in the operator's path."""
+    assert shown.code == 0
+    lab = Lab.find(NAME)
     lab.exec("bastion", ["install", "-m", "755", f"{steps.STICK}/install.pyz", APPLIANCE])
-    yield Site(lab, journey, quiet)
-    Lab.down(NAME)
-    shutil.rmtree(journey.folder / "upstream", ignore_errors=True)
+    return Site(lab, Journey.of_tests(NAME), quiet=os.environ.get("APPLIANCE_TIMED") == "1")
 
 
-def test_the_first_installation_makes_a_working_cluster_in_time(site: Site) -> None:
-    assert site.appliance("site", "check").code == 0
-    done = site.install()
-    print(f"\nfirst installation: {done.seconds:.1f} s\n{done.text}")
-    assert done.code == 0, done.text
-    assert set(changes(done.text)) == set(MACHINES)
+def test_the_demo_ends_well_and_says_how_long_each_stage_took_in_time(shown: Demo, site: Site) -> None:
+    assert shown.code == 0
+    assert tuple(shown.table) == STAGES
+    assert sum(shown.table.values()) - shown.table["in all"] == pytest.approx(shown.table["in all"], rel=0.1, abs=5)
+    assert "The lab stays up" in shown.text
+    for stage in STAGES:
+        assert f"\n| {stage}" in shown.page
+    assert re.search(r"## \d{4}-\d\d-\d\d \d\d:\d\d UTC: `make demo`, (cold|built): .*\n\n.* cores, Linux ", shown.page)
+    print(f"\nfirst installation: {shown.table['site install']:.1f} s")
+    if site.quiet:
+        assert shown.table["site install"] <= FIRST_SECONDS
+
+
+def test_the_first_installation_made_a_working_cluster(site: Site) -> None:
     assert site.well(60) < 60
     status = site.appliance("site", "status")
     assert status.code == 0, status.text
     assert "model tiny 1 on gpu1: as placed" in status.text
+
+
+def test_a_second_installation_changes_nothing_at_all(site: Site) -> None:
+    """The second one since the machines were bare, with nothing in between."""
+    before = look(site.lab)
+    done = site.install()
+    print(f"\nsecond installation: {done.seconds:.1f} s")
+    assert done.code == 0, done.text
+    assert done.changed == dict.fromkeys(MACHINES, 0)
+    after = look(site.lab)
+    assert after.units == before.units
+    assert after.pods == before.pods
+    assert after.revisions == before.revisions
+    for machine in MACHINES:
+        assert differing(before.etc[machine], after.etc[machine]) == set(), machine
     if site.quiet:
-        assert done.seconds <= FIRST_SECONDS
+        assert done.seconds <= SECOND_SECONDS
 
 
 def test_the_machines_have_what_the_site_says_and_nothing_from_outside(site: Site) -> None:
@@ -119,48 +135,10 @@ def test_the_machines_have_what_the_site_says_and_nothing_from_outside(site: Sit
     site.lab.assert_sealed()
 
 
-def test_a_second_installation_changes_nothing_at_all(site: Site) -> None:
-    site.install()  # facts that the first one only learns at its end are settled now
-    before = look(site.lab)
-    done = site.install()
-    print(f"\nsecond installation: {done.seconds:.1f} s")
-    assert done.code == 0, done.text
-    assert changes(done.text) == dict.fromkeys(MACHINES, 0)
-    after = look(site.lab)
-    assert after.units == before.units
-    assert after.pods == before.pods
-    assert after.revisions == before.revisions
-    for machine in MACHINES:
-        assert {path for path, seen in after.etc[machine].items() if before.etc[machine].get(path) != seen} == set(), machine
-    if site.quiet:
-        assert done.seconds <= SECOND_SECONDS
-
-
-def test_no_secret_is_in_any_log(site: Site) -> None:
-    secrets = site.lab.exec(
-        "bastion", ["sh", "-c", "grep -hv -- ----- /var/lib/appliance/site/keys/*.key /var/lib/appliance/site/certificates/*.key"]
-    ).stdout
-    assert len(secrets.splitlines()) >= 10
-    pattern = "\n".join(line for line in secrets.splitlines() if len(line) > 40)
-    site.lab.put("bastion", (pattern + "\n").encode(), "/run/secrets")
-    for machine in MACHINES:
-        log = site.lab.exec(machine, ["journalctl", "--no-pager", "-o", "cat"], timeout=120).stdout
-        assert "PRIVATE KEY" not in log
-        assert not re.search(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b", log), "a join token"
-        assert not any(line in log for line in pattern.splitlines())
-    runs = site.lab.exec("bastion", ["sh", "-c", "cat /var/lib/appliance/site/runs/*/*.log /var/lib/appliance/log/*"]).stdout
-    assert "TASK" in runs
-    assert "PRIVATE KEY" not in runs
-    assert not re.search(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b", runs)
-    assert not any(line in runs for line in pattern.splitlines())
-    left = site.lab.exec(
-        "bastion", ["sh", "-c", "grep -rlF -f /run/secrets /var/lib/appliance /var/log /tmp /etc 2>/dev/null || true"]
-    ).stdout.split()
-    assert all(
-        path.startswith(("/var/lib/appliance/site/keys/", "/var/lib/appliance/site/certificates/")) or path.endswith("/tls.key")
-        for path in left
-    ), left
-    site.lab.exec("bastion", ["rm", "/run/secrets"])
+@pytest.fixture(scope="module")
+def tokens() -> set[str]:
+    """The join tokens that were seen while they lived."""
+    return set()
 
 
 @pytest.mark.parametrize("machine", ["gpu1", "cp1", "bastion"])
@@ -202,7 +180,7 @@ def test_a_damaged_blob_in_the_store_stops_an_installation_before_any_machine(si
     assert (after.units, after.pods, after.etc) == (before.units, before.pods, before.etc)
 
 
-def test_one_node_is_reset_and_installed_again_while_the_cluster_stands(site: Site) -> None:
+def test_one_node_is_reset_and_installed_again_while_the_cluster_stands(site: Site, tokens: set[str]) -> None:
     control = site.lab.exec("cp1", ["systemctl", "show", "--property=InvocationID", "--value", "kubelet"]).stdout
     done = site.appliance("site", "reset", "gpu1", "--confirm", "harbour")
     print(f"\nreset of gpu1: {done.seconds:.1f} s")
@@ -211,87 +189,80 @@ def test_one_node_is_reset_and_installed_again_while_the_cluster_stands(site: Si
     assert site.lab.exec("gpu1", ["sh", "-c", "ls /etc/kubernetes /var/lib/kubelet /etc/appliance 2>/dev/null || true"]).stdout == ""
     assert site.appliance("site", "check").code == 0
     assert site.appliance("site", "status").code == 6
-    again = site.install()
+    ended: list[Finished] = []
+    tokens |= gathered(site, threading.Thread(target=lambda: ended.append(site.install())), lambda: set(join_tokens(site.lab)))
+    (again,) = ended
     assert again.code == 0, again.text
-    assert changes(again.text)["cp1"] <= 5, "only the join token, made in memory and withdrawn"
+    assert again.changed["cp1"] <= 5, "only the join token, made in memory and withdrawn"
+    assert tokens, "no join token was seen while the node joined"
+    assert set(join_tokens(site.lab)) == set()
     site.well()
     assert site.lab.exec("cp1", ["systemctl", "show", "--property=InvocationID", "--value", "kubelet"]).stdout == control
 
 
+def test_no_secret_stands_anywhere_but_in_its_own_place(site: Site, tokens: set[str], tmp_path: Path) -> None:
+    """After installations, refusals, restarts, a reset: logs, journals, /tmp, state, homes and /etc of all machines."""
+    sought = secrets_of(site.lab, site.journey) | {f"join token {number}": token.encode() for number, token in enumerate(sorted(tokens))}
+    print(f"\n{len(sought)} secrets: {', '.join(sought)}")
+    assert len(sought) > 20
+    assert found_outside(site.lab, sought, tmp_path / "out") == []
+
+
 @pytest.mark.slow  # a campaign: `make drills`
-def test_five_kills_of_an_installation_end_as_if_there_had_been_none(site: Site) -> None:
-    whole = {machine: settled(files(site.lab, machine, OWN)) for machine in NODES}
-    names = {name.rpartition("-")[0] for name in pods(site.lab)}
-    reset = site.appliance("site", "reset", "--confirm", "harbour")
-    assert reset.code == 0, reset.text
-    assert site.appliance("site", "check").code == 0
+def test_five_kills_of_an_installation_end_as_if_there_had_been_none(site: Site, tmp_path: Path) -> None:
+    """Moments are drawn over the whole length of a run; one that ends before its moment is no kill, and the next begins with bare machines."""
+    bare_again(site)
     one_step_fails(site)
-    seed = random.SystemRandom().randrange(2**32)
+    with counting(site.lab) as served:
+        whole = site.install()
+        assert whole.code == 0, whole.text
+        once = served()
+    site.well()
+    before = everything_installed(site)
+    bare_again(site)
+    seed = new_seed()
     print(f"\nseed {seed}")
     chance = random.Random(seed)
-    for number in range(KILLS):
-        after = chance.uniform(3, 25 if site.quiet else 60)
-        print(f"kill {number + 1} after {after:.1f} s: {killed(site, after, everything=chance.random() < 0.5)}")
-    done = site.install()
-    assert done.code == 0, done.text
-    site.well()
-    assert changes(site.install().text) == dict.fromkeys(MACHINES, 0)
-    assert [line for line in leftover(site) if "[mux]" not in line] == [], "a killed run left a process behind"
-    assert {name.rpartition("-")[0] for name in pods(site.lab)} == names
-    for machine in NODES:
-        now = settled(files(site.lab, machine, OWN))
-        assert {path for path in whole[machine].keys() | now.keys() if whole[machine].get(path) != now.get(path)} == set(), machine
-
-
-def one_step_fails(site: Site) -> None:
-    """A file stands where gpu1's programs go: the failure says machine, step, cause, what to do, and where all of it is written."""
-    site.lab.exec("gpu1", ["sh", "-c", "rm -rf /usr/local/lib/appliance; touch /usr/local/lib/appliance"])
-    try:
+    tokens: set[str] = set()
+    with counting(site.lab) as served:
+        kills, whole_runs = 0, 1
+        while kills < KILLS:
+            after, all_of_it = chance.uniform(3, whole.seconds), chance.random() < 0.5
+            killed = kill_installation(site, after, everything=all_of_it)
+            kills += killed
+            print(f"{'all' if all_of_it else 'main'} killed after {after:.1f} s" if killed else f"ended before {after:.1f} s")
+            tokens |= token_at_hand(site.lab)
+            if not killed:
+                whole_runs += 1
+                bare_again(site)
         done = site.install()
-        assert done.code == 6, done.text
-        error = next(line for line in done.text.splitlines() if line.startswith("appliance: error: "))
-        hint = next(line for line in done.text.splitlines() if line.startswith("appliance: hint: "))
-        print(f"{error}\n{hint}")
-        assert error.startswith("appliance: error: gpu1: ")
-        log = re.search(r"/var/lib/appliance/site/runs/\S+/run\.log", hint)
-        assert log
-        assert "gpu1" in site.lab.exec("bastion", ["cat", log[0]]).stdout
-    finally:
-        site.lab.exec("gpu1", ["rm", "-f", "/usr/local/lib/appliance"])
+        assert done.code == 0, done.text
+        fetched = served()
+    site.well()
+    bound = whole_runs * once + KILLS * default_workers() * CHUNK_BYTES
+    print(f"served: {once:,} bytes by one run, {fetched:,} by {KILLS} killed and {whole_runs} whole ones (at most {bound:,})")
+    assert fetched <= bound
+    assert site.install().changed == dict.fromkeys(MACHINES, 0)
+    assert leftover(site) == [], "a killed run left a process behind"
+    after_kills = everything_installed(site)
+    for part, was in before.items():
+        now = after_kills[part]
+        assert {what: (was.get(what), now.get(what)) for what in differing(was, now)} == {}, part
+    sought = secrets_of(site.lab, site.journey) | {f"join token {number}": token.encode() for number, token in enumerate(sorted(tokens))}
+    print(f"{len(tokens)} join tokens were in memory when it was killed")
+    assert found_outside(site.lab, sought, tmp_path / "out") == []
 
 
-def settled(found: dict[str, str]) -> dict[str, str]:
-    return {path: what for path, what in found.items() if not CHANGING.search(path)}
+def bare_again(site: Site) -> None:
+    done = site.appliance("site", "reset", "--confirm", "harbour")
+    assert done.code == 0, done.text
+    assert site.appliance("site", "check").code == 0
 
 
-def killed(site: Site, after: float, *, everything: bool) -> str:
-    """Start an installation and SIGKILL it `after` seconds: its main process alone, or all that it started too."""
-    unit = f"installing-{time.monotonic_ns()}"
-    start = [
-        "systemd-run",
-        "--quiet",
-        "--wait",
-        "--collect",
-        f"--unit={unit}",
-        "--property=KillMode=process",
-        "--setenv=HOME=/root",
-        APPLIANCE,
-        "site",
-        "install",
-    ]
-    runner = threading.Thread(target=lambda: site.lab.exec("bastion", start, check=False, timeout=900))
-    runner.start()
-    runner.join(after)
-    who = "all" if everything else "main"
-    site.lab.exec("bastion", ["systemctl", "kill", f"--kill-who={who}", "--signal=KILL", unit], check=False)
-    runner.join()
-    return f"{who} killed"
-
-
-def leftover(site: Site) -> list[str]:
-    """Processes of an installation that still run on the depot, long after it."""
-    lines = site.lab.exec("bastion", ["ps", "-eo", "etimes,args"]).stdout.splitlines()
-    return [line for line in lines if "/var/lib/appliance/site/runs/" in line and int(line.split()[0]) > 5]
+def everything_installed(site: Site) -> dict[str, dict[str, str]]:
+    """All that an installation makes, by machine, and what it makes of the cluster."""
+    machines = {machine: installed(site.lab, machine) for machine in MACHINES}
+    return {**machines, "helm": revisions(site.lab), "pods": dict.fromkeys(workloads(site.lab), "")}
 
 
 def test_after_a_reset_the_machines_are_bare(site: Site) -> None:

@@ -27,13 +27,12 @@ from appliance.trust.state import SeenVersions
 from tests.lab import network
 from tests.lab.journey import SITE_FILE, fingerprints
 from tests.lab.machines import Lab, places, plan
+from tests.lab_suite.pictures import differing, listing
 from tests.support.simulator import Line
 
 NAME = "refuse"
 INSTALLER = "/opt/install.pyz"
 SMALL_DISK = 1800
-UNSEEN = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/root" + "/.shiv")
-"""Places that every machine writes to by itself while it runs (and where a one-file installer unpacks itself)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +70,7 @@ class Depot:
         return self.site("init", "/etc/appliance/site.toml", "--accept-host-keys", "/etc/appliance/host-keys")
 
     def files(self, machine: str) -> dict[str, str]:
-        """Every file of a machine with type, mode, owner, size, time of change and of bytes."""
-        prune = " -o ".join(f"-path {path}" for path in UNSEEN)
-        command = f"find / -xdev \\( {prune} \\) -prune -o -printf '%p\\t%y %m %U %G %s %T@ %C@\\n'"
-        lines = self.lab.exec(machine, ["sh", "-c", command], timeout=120).stdout.splitlines()
-        return dict(line.split("\t", 1) for line in lines)
+        return listing(self.lab, machine)
 
     @contextmanager
     def changed(self, machine: str, do: str, undo: str) -> Iterator[None]:
@@ -118,10 +113,6 @@ def depot(bare: Depot) -> Depot:
     done = bare.init()
     assert done.code == 0, done.err
     return bare
-
-
-def differing(before: dict[str, str], after: dict[str, str]) -> set[str]:
-    return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
 
 
 def only(done: Done, *expected: str) -> None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from tests.lab.world.building import World, build
+from tests.lab.world.building import World, build, missing
 from tests.lab.world.serving import Upstream, upstream
 
-__all__ = ["Upstream", "World", "build", "upstream"]
+__all__ = ["Upstream", "World", "build", "missing", "upstream"]

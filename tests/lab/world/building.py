@@ -15,7 +15,7 @@ from tests.lab.world import cache, compiling
 from tests.lab.world.debian import debian_layer
 from tests.lab.world.image import BuiltImage
 from tests.lab.world.images import wanted
-from tests.lab.world.recipes import RECIPES
+from tests.lab.world.recipes import RECIPES, Recipe
 from tests.lab.world.releases import ReleaseFile, releases
 
 
@@ -35,10 +35,9 @@ def build() -> World:
         HostError: this machine cannot compile what is missing.
         ToolError: Go, gcc or apt failed; running again resumes.
     """
-    missing = [recipe for recipe in RECIPES if not cache.is_whole(compiling.entry(recipe))]
-    if missing:
-        minutes = sum(recipe.expected_seconds for recipe in missing) / 60
-        _say(f"compiling {len(missing)} upstreams, about {minutes:.0f} minutes on two cores")
+    if wanting := missing():
+        minutes = sum(recipe.expected_seconds for recipe in wanting) / 60
+        _say(f"compiling {len(wanting)} upstreams, about {minutes:.0f} minutes on two cores")
     for recipe in RECIPES:
         with _timed(f"compile {recipe.name} {recipe.version}"):
             compiling.compiled(recipe)
@@ -53,6 +52,11 @@ def build() -> World:
         with _timed(f"write file {release.url}"):
             files.append(release.build())
     return World(binaries=_binaries(), images=tuple(images), files=tuple(files))
+
+
+def missing() -> tuple[Recipe, ...]:
+    """What has still to be compiled."""
+    return tuple(recipe for recipe in RECIPES if not cache.is_whole(compiling.entry(recipe)))
 
 
 def entries() -> set[Path]:
