@@ -38,6 +38,8 @@ from appliance.digests import Digest, hex_of
 from appliance.install.places import SitePlaces
 from appliance.install.sitefile import Machine, Role, SiteFile
 
+KEPT_FREE_GIB = 2
+"""What a node's kubelet keeps free of images, logs and writable layers, by evicting pods."""
 REGISTRY_PORT = 5000
 API_PORT = 8443
 GROUPS = {Role.DEPOT: "depot", Role.CONTROL_PLANE: "control_plane", Role.WORKER: "worker", Role.GPU: "gpu"}
@@ -118,6 +120,7 @@ def variables(site: SiteFile, places: SitePlaces, site_id: str, release: Release
         **site_variables(site, places, site_id),
         "appliance_release": hex_of(release.digest),
         "appliance_kubernetes_version": release.kubernetes,
+        "appliance_kept_free": f"{KEPT_FREE_GIB}Gi",
         "appliance_files": {file.name: _file(file) for file in release.files},
         "appliance_installer": _file(release.installer) if release.installer is not None else {},
         "appliance_images": [{"reference": i.reference, "index": i.index, "manifest": i.manifest} for i in release.images],

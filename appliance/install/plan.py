@@ -114,11 +114,6 @@ def check_release(stored: StoredRelease) -> None:
 
 def _refuse_undone(stored: StoredRelease) -> None:
     """Refuse by name what a release may carry and this version would leave aside in silence."""
-    if stored.bundle.release.engine:
-        raise UsageError(
-            "release.json: engine: settings of an engine are not done by this version",
-            hint="carry a release without them, or use the appliance that the release names",
-        )
     for undone in (ContentClass.POLICY, ContentClass.CODE):
         if artifacts := stored.bundle.contents[undone].artifacts:
             raise UsageError(

@@ -10,6 +10,7 @@ from datetime import datetime
 from appliance.bundle.contents import ContentClass
 from appliance.digests import Digest
 from appliance.install.authority import site_id
+from appliance.install.inventory import KEPT_FREE_GIB
 from appliance.install.places import SitePlaces
 from appliance.install.preflight import Outlook
 from appliance.install.records import read_installed
@@ -47,9 +48,10 @@ def disk_needed(machine: Machine, bundle: VerifiedBundle | None) -> int:
     The depot's registry is hard links into the store, so a release costs it nothing again.
     """
     least = max((_FLOOR[role] for role in machine.roles if role in _FLOOR), default=0)
-    if bundle is None or not machine.in_cluster:
+    if not machine.in_cluster:
         return least
-    return least + _content(machine, bundle, frozenset())
+    content = _content(machine, bundle, frozenset()) if bundle is not None else 0
+    return least + KEPT_FREE_GIB * 1024 * _MIB + content
 
 
 def disk_grows(machine: Machine, bundle: VerifiedBundle | None, before: VerifiedBundle | None) -> int:
@@ -59,7 +61,8 @@ def disk_grows(machine: Machine, bundle: VerifiedBundle | None, before: Verified
     """
     if bundle is None or before is None or not machine.in_cluster:
         return 0
-    return _content(machine, bundle, frozenset(blob.digest for part in before.contents.values() for blob in part.blobs))
+    grows = _content(machine, bundle, frozenset(blob.digest for part in before.contents.values() for blob in part.blobs))
+    return grows + KEPT_FREE_GIB * 1024 * _MIB if grows else 0
 
 
 def _content(machine: Machine, bundle: VerifiedBundle, there: Collection[Digest]) -> int:

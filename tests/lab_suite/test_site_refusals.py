@@ -32,7 +32,7 @@ from tests.support.simulator import Line
 
 NAME = "refuse"
 INSTALLER = "/opt/install.pyz"
-SMALL_DISK = 1800
+SMALL_DISK = 4800
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +152,14 @@ def test_looking_at_the_machines_changes_no_file_on_any_of_them(depot: Depot) ->
 
 
 def test_a_node_that_is_out_of_disk_is_named_with_what_it_has_and_needs(depot: Depot) -> None:
-    depot.lab.exec("gpu1", ["sh", "-c", "fallocate -l 900M /var/filler || dd if=/dev/zero of=/var/filler bs=1M count=900 status=none"])
+    depot.lab.exec("gpu1", ["sh", "-c", "fallocate -l 2500M /var/filler || dd if=/dev/zero of=/var/filler bs=1M count=2500 status=none"])
     try:
         done = depot.check()
         found = done.check("gpu1", "disk")
         assert done.code == 5
         assert "gpu1: disk: expected" in done.err
         assert "free on /var" in found["measured"]
-        assert found["expected"] == "1.0 GiB free"
+        assert found["expected"] == "3.0 GiB free"
         assert found["fix"]
     finally:
         depot.lab.exec("gpu1", ["rm", "-f", "/var/filler"])

@@ -32,6 +32,7 @@ DIGESTS = st.binary(min_size=32, max_size=32).map(lambda data: Digest("sha256:" 
 COUNTS = st.integers(0, MAX_INTEGER)
 CLASSES = st.sampled_from(ContentClass)
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/@+~-]{0,20}", fullmatch=True)
+VERSIONS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9.+~:_-]{0,20}", fullmatch=True)
 PATHS = st.lists(st.from_regex(r"[a-z0-9_-]{1,8}(\.[a-z]{1,4})?", fullmatch=True), min_size=1, max_size=3).map("/".join)
 
 
@@ -52,7 +53,13 @@ def valid_contents(draw: st.DrawFn) -> Contents:
         chosen = tuple(sorted({blob.digest for blob in draw(st.lists(st.sampled_from(listed), min_size=1))}))
         artifacts.append(
             Artifact(
-                name=name, version=draw(TEXT), media_type=draw(TEXT), root=chosen[0], blobs=chosen, license=draw(TEXT), source=draw(TEXT)
+                name=name,
+                version=draw(VERSIONS),
+                media_type=draw(TEXT),
+                root=chosen[0],
+                blobs=chosen,
+                license=draw(TEXT),
+                source=draw(TEXT),
             )
         )
     used = {digest for artifact in artifacts for digest in artifact.blobs}

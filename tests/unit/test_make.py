@@ -49,7 +49,7 @@ def test_ci_runs_every_stage_and_says_how_long_all_of_it_took(tmp_path: Path) ->
     assert re.search(r"^== in all 30\d\d s \(limit 3600\)$", done.stdout, flags=re.MULTILINE)
 
 
-def test_ci_that_took_more_than_an_hour_fails(tmp_path: Path) -> None:
+def test_ci_that_took_more_than_an_hour_says_so_and_does_not_fail_for_a_busy_machine(tmp_path: Path) -> None:
     done = ci(tmp_path, began=3601)
-    assert done.returncode == 1
+    assert done.returncode == 0
     assert "more than the 3600 s" in done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.adapters.hashing import hash_file
 from appliance.adapters.nodearchives import ARCHIVES
 from appliance.adapters.playbook import PlaybookResult
 from appliance.bundle.contents import ContentClass
@@ -117,7 +118,8 @@ def test_a_full_disk_anywhere_in_install_is_told_before_any_machine_and_the_next
     for archive in (done["appliance_node_programs"], done["appliance_depot_programs"]):
         assert isinstance(archive, Mapping)
         with tarfile.open(str(archive["path"])) as tar:
-            assert tar.getnames()[-1].endswith(f"{archive['set']}.complete")
+            assert tar.getnames()
+        assert hash_file(Path(str(archive["path"]))).digest == f"sha256:{archive['sha256']}"
     tree = Path(str(done["appliance_registry_tree"]))
     assert (tree / "made-from").is_file()
     assert sum(path.is_file() for path in tree.rglob("data")) > len(FILES_NEEDED)

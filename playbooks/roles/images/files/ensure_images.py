@@ -22,13 +22,21 @@ def ctr(*words: str) -> str:
     done = subprocess.run([sys.argv[1], "--namespace", "k8s.io", "images", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise SystemExit(f"ctr images {' '.join(words[:1])} {words[-1]}: {reason}")
+        raise SystemExit(f"ctr images {words[0]} {words[-1] if len(words) > 1 else ''}".strip() + f": {reason}")
     return done.stdout
 
 
 def present() -> dict[str, tuple[str, bool]]:
     """Every name containerd knows: the digest it points at, and whether it is pinned."""
-    rows = (line.split() for line in ctr("list").splitlines()[1:])
+    try:
+        listed = ctr("list")
+    except SystemExit as refusal:
+        if "unknown service" not in str(refusal):
+            raise
+        # A containerd that met a full disk as it started goes on without its store; only another start brings it back.
+        subprocess.run(["systemctl", "restart", "containerd.service"], check=True)
+        listed = ctr("list")
+    rows = (line.split() for line in listed.splitlines()[1:])
     return {row[0]: (row[2], PINNED in row[-1].split(",")) for row in rows}
 
 
