@@ -14,11 +14,11 @@ import errno
 import hashlib
 import mmap
 import os
-import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Self
 
 from appliance.adapters import hashing
@@ -162,34 +162,26 @@ class _Lane:
 
     def __init__(self, name: str, work: Callable[[memoryview, int], object]) -> None:
         self._work = work
-        self._queue: SimpleQueue[tuple[memoryview, int] | None] = SimpleQueue()
-        self._done = threading.Semaphore(RING)
-        self.error: OSError | None = None
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-        self._thread.start()
-
-    def _loop(self) -> None:
-        while (item := self._queue.get()) is not None:
-            try:
-                if self.error is None:
-                    self._work(*item)
-            except OSError as error:
-                self.error = error
-            finally:
-                self._done.release()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._given: deque[Future[object]] = deque()
 
     def turn(self) -> None:
-        """Wait until the buffer that comes next is free here."""
-        self._done.acquire()
+        """Wait until the buffer that comes next is free here; raise what went wrong with what was in it."""
+        if len(self._given) == RING:
+            self._given.popleft().result()
 
     def give(self, data: memoryview, place: int) -> None:
         """Work on `data`; the caller may go on reading it until its next turn."""
-        self._queue.put((data, place))
+        self._given.append(self._pool.submit(self._work, data, place))
+
+    def finish(self) -> None:
+        """Wait until all that was given is done; raise what went wrong."""
+        while self._given:
+            self._given.popleft().result()
 
     def close(self) -> None:
-        """Wait until all that was given is done."""
-        self._queue.put(None)
-        self._thread.join()
+        """End the thread, whatever was given."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def copy_range(
@@ -244,7 +236,7 @@ def _copy_along(  # noqa: PLR0917 - private
     """Read a piece once for the twin and all lanes; end the lanes and raise what went wrong in them."""
     done = 0
     try:
-        while done < size and not any(lane.error for lane in lanes):
+        while done < size:
             for lane in lanes:
                 lane.turn()
             into = twin.buffer()
@@ -258,12 +250,11 @@ def _copy_along(  # noqa: PLR0917 - private
                 lane.give(data, done)
             done += len(data)
             advance(len(data))
+        for lane in lanes:
+            lane.finish()
     finally:
         for lane in lanes:
             lane.close()
-    for lane in lanes:
-        if lane.error is not None:
-            raise lane.error
 
 
 def copy_file(path: Path, target: Path, *, mode: int) -> Digest:

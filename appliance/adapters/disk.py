@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files on this machine: atomic writes, space, links and clones, locks, and what an `OSError` means for a person.
+"""Files on this machine: atomic writes, space, locks, and what an `OSError` means for a person.
 
 Every function that touches a file turns `OSError` into `HostError` naming the path, what was needed and what there is.
 Reading and hashing is `appliance.adapters.hashing`.
@@ -20,15 +20,11 @@ from pathlib import Path
 
 from appliance.errors import FormatError, HostError
 
-_FICLONE = 0x40049409
 _SYNC_FILE_RANGE_WRITE = 2
 _SYNC_EVERY_SECONDS = 0.25
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_COPY_STEP = 64 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.ETXTBSY, errno.EISDIR}
-_CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES}
 _CANNOT_RESERVE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _libc = ctypes.CDLL(None, use_errno=True)
 

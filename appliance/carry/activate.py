@@ -92,7 +92,7 @@ def activate(
     shutil.rmtree(fresh, ignore_errors=True)
     with suppress(OSError):  # both are only what an undo would have needed
         (store.trust_of(bundle.line) / ".seen.json.before").unlink(missing_ok=True)
-        _beside(store.releases_folder / CURRENT).unlink(missing_ok=True)
+        _kept(store.releases_folder / CURRENT).unlink(missing_ok=True)
     return new
 
 
@@ -163,19 +163,23 @@ def _swap(new: Path, name: Path, undo: ExitStack) -> None:
         undo.callback(_try, lambda: name.rename(new))
 
 
-def _beside(link: Path) -> Path:
-    return link.with_name(f".{link.name}.new")
+def _kept(link: Path) -> Path:
+    return link.with_name(f".{link.name}.before")
 
 
 def _point(link: Path, name: str, undo: ExitStack) -> None:
+    beside, kept = link.with_name(f".{link.name}.new"), _kept(link)
     with disk.at(link):
-        if link.is_symlink() and str(link.readlink()) == name:
+        before = str(link.readlink()) if link.is_symlink() else None
+        if before == name:
             return
-        beside = _beside(link)
-        beside.unlink(missing_ok=True)
+        undo.callback(_try, lambda: kept.rename(link) if before is not None else link.unlink(missing_ok=True))
         undo.callback(_try, lambda: beside.unlink(missing_ok=True))
-        beside.symlink_to(name)
-        _swap(beside, link, undo)
+        for each, target in ((beside, name), (kept, before)):
+            each.unlink(missing_ok=True)
+            if target is not None:
+                each.symlink_to(target)
+        beside.rename(link)
     disk.sync_directory(link.parent)
 
 

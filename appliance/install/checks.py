@@ -120,15 +120,18 @@ def size(value: float) -> str:
     return f"{value / MIB / 1024:.1f} GiB" if value >= MIB * 1024 else f"{value / MIB:.0f} MiB"
 
 
-def _system(site: SiteFile, seen: Seen, _site_id: str) -> Iterator[Check]:
+def _system(site: SiteFile, seen: Seen, site_id: str) -> Iterator[Check]:
     facts, name = seen.facts, seen.machine.name
+    # On a machine of this site the installation itself finishes what it was cut off in, and refuses what is not its own.
+    half = State.WARN if facts.site_id == site_id else State.FAIL
     yield check(name, "root", facts.root, "root" if facts.root else "not root", "root")
     yield check(name, "python", True, facts.python, "3.7 or newer")
     yield check(name, "os", (facts.os_id, facts.os_version) == OS, facts.os_name or "unknown", "Debian GNU/Linux 12")
     yield check(name, "architecture", facts.architecture == "x86_64", facts.architecture, "x86_64")
     yield check(name, "kernel", _version(facts.kernel) >= _KERNEL, facts.kernel, "5.13 or newer")
     yield check(name, "systemd", facts.systemd, "running" if facts.systemd else "not running", "running")
-    yield check(name, "packages", not facts.packages, ", ".join(facts.packages) or "none half installed", "none half installed")
+    half_installed = ", ".join(facts.packages) or "none half installed"
+    yield check(name, "packages", not facts.packages, half_installed, "none half installed", otherwise=half)
     local = any(words[0] in {"127.0.0.1", "::1"} and "localhost" in words[1:] for words in facts.hosts)
     yield check(name, "hosts", local, "localhost is there" if local else "localhost is missing", "localhost in /etc/hosts")
     strangers = [words[0] for words in facts.hosts if api_host(site) in words[1:] and words[0] != "127.0.0.1"]

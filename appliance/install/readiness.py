@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime
 
 from appliance.bundle.contents import ContentClass
 from appliance.digests import Digest
+from appliance.errors import ApplianceError
 from appliance.install.authority import site_id
 from appliance.install.inventory import KEPT_FREE_GIB
 from appliance.install.places import SitePlaces
@@ -16,6 +18,7 @@ from appliance.install.preflight import Outlook
 from appliance.install.records import read_installed
 from appliance.install.releases import installed_release
 from appliance.install.sitefile import Machine, Role, SiteFile
+from appliance.install.standing import read_standing
 from appliance.trust.client import VerifiedBundle
 from appliance.trust.clock import parse_instant
 from appliance.verify import load_trust
@@ -37,9 +40,23 @@ def outlook(site: SiteFile, places: SitePlaces, *, now: datetime, bundle: Verifi
     seen = load_trust(places.trust(site.line)).seen
     floor = parse_instant(seen.issued, what="seen.json") if seen is not None else None
     needed = {machine.name: disk_needed(machine, bundle) for machine in site.machines}
-    before = installed_release(places, read_installed(places), bundle)
+    before = _known_there(site, places, bundle)
     grows = {machine.name: disk_grows(machine, bundle, before) for machine in site.machines}
     return Outlook(site_id=site_id(places), now=now, floor=floor, disk_needed=needed, disk_grows=grows)
+
+
+def _known_there(site: SiteFile, places: SitePlaces, bundle: VerifiedBundle | None) -> VerifiedBundle | None:
+    """Return the release that the nodes have in full, as far as anybody knows.
+
+    A run of `bundle` that was cut off has put nobody knows how much of it there already. An older release whose metadata is
+    damaged says nothing, and is no reason not to install another.
+    """
+    begun, installed = read_standing(places, site), read_installed(places)
+    if bundle is not None and begun is not None and begun.release == bundle.digest:
+        return bundle
+    with suppress(ApplianceError):
+        return installed_release(places, installed, bundle)
+    return None
 
 
 def disk_needed(machine: Machine, bundle: VerifiedBundle | None) -> int:
@@ -57,7 +74,7 @@ def disk_needed(machine: Machine, bundle: VerifiedBundle | None) -> int:
 def disk_grows(machine: Machine, bundle: VerifiedBundle | None, before: VerifiedBundle | None) -> int:
     """Return the bytes that `bundle` puts on `machine`, a node that has all of `before`; what stays of it is not counted.
 
-    Without `before`, as after a first run that did not end, nobody knows how much is there: 0.
+    Without `before` nobody knows how much is there: 0.
     """
     if bundle is None or before is None or not machine.in_cluster:
         return 0

@@ -30,7 +30,7 @@ from appliance.install.operator import give_kubeconfig
 from appliance.install.places import SitePlaces
 from appliance.install.plan import check_release, release_inputs
 from appliance.install.records import Installed, write_installed
-from appliance.install.runs import forget_archives, new_run
+from appliance.install.runs import new_run
 from appliance.install.sitefile import SiteFile
 from appliance.install.steps import StepReporter
 from appliance.progress import SILENT, Progress
@@ -99,7 +99,7 @@ def install(site: SiteFile, places: SitePlaces, *, now: datetime, progress: Prog
             )
             ensure_authority(site, places, now=now)
             ensure_certificate("registry", site, places, addresses=[site.depot.address], now=now)
-        standing.begin(site, places, kubernetes=stored.bundle.release.kubernetes)
+        standing.begin(site, places, kubernetes=stored.bundle.release.kubernetes, release=stored.digest)
         with phases.phase("machines"):
             changed = _run(site, places, inputs, progress)
         with phases.phase("charts"):
@@ -159,7 +159,6 @@ def _run(site: SiteFile, places: SitePlaces, inputs: ReleaseInputs, progress: Pr
         reporter.finish()
     if not places.kubeconfig.is_file():
         raise HostError(f"{places.kubeconfig}: the installation left no kubeconfig", hint="run site install again")
-    forget_archives(places, keep=archives)
     return done.changed
 
 

@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: The appliance authors
 # SPDX-License-Identifier: Apache-2.0
-"""A private folder for each run of a playbook; the last ones are kept for reading, older ones removed. And what it sent."""
+"""A private folder for each run of a playbook; the last ones are kept for reading, older ones removed."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,30 +36,3 @@ def new_run(places: SitePlaces, name: str) -> Path:
     folder = places.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{name}"
     ensure_private(folder)
     return folder
-
-
-def forget_archives(places: SitePlaces, *, keep: Mapping[str, object]) -> tuple[str, ...]:
-    """Remove what earlier releases sent to machines; `keep` are the variables that name this release's archives.
-
-    Raises:
-        HostError: one cannot be removed.
-    """
-    kept = {_stem(path) for path in _paths(keep)}
-    with at(places.archives):
-        old = sorted(path for path in places.archives.iterdir() if path.is_file() and _stem(path) not in kept)
-        for path in old:
-            path.unlink()
-    return tuple(path.name for path in old)
-
-
-def _paths(value: object) -> Iterator[Path]:
-    if isinstance(value, Mapping):
-        for below in value.values():
-            yield from _paths(below)
-    elif isinstance(value, str) and value.startswith("/"):
-        yield Path(value)
-
-
-def _stem(path: Path) -> str:
-    """Return the name up to its first dot: an archive and what lies beside it have the same."""
-    return path.name.partition(".")[0]

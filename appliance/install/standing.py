@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from msgspec import structs
+
 from appliance.adapters.disk import at, read_small
-from appliance.bundle.documents import Document, Record, decode, encode
+from appliance.bundle.documents import Document, Record, Sha256, decode, encode
+from appliance.digests import Digest
 from appliance.errors import UsageError
 from appliance.install.places import PRIVATE_FILE, SitePlaces, write_if_changed
 from appliance.install.records import read_installed
@@ -29,11 +32,15 @@ class StandingMachine(Record, frozen=True, kw_only=True):
 
 
 class Standing(Document, frozen=True, kw_only=True):
-    """`site/standing.json`: from before the first change to a machine until the whole site was reset."""
+    """`site/standing.json`: from before the first change to a machine until the whole site was reset.
+
+    `release` was the last to be begun; whether it was installed too, `installed.json` says.
+    """
 
     FORMAT: ClassVar[str] = "standing/1"
 
     kubernetes: str
+    release: Sha256 | None
     pod_cidr: str
     service_cidr: str
     machines: tuple[StandingMachine, ...]
@@ -50,16 +57,16 @@ def read_standing(places: SitePlaces, accepted: SiteFile) -> Standing | None:
         written, installed = places.standing.is_file(), places.installed.is_file()
     if written:
         return decode(read_small(places.standing, limit=_MAX_BYTES), Standing, what=str(places.standing))
-    return _of(accepted, "") if installed else None
+    return _of(accepted, "", None) if installed else None
 
 
-def begin(site: SiteFile, places: SitePlaces, *, kubernetes: str) -> bool:
-    """Write that `site` with this Kubernetes may stand from now on; returns whether that is new.
+def begin(site: SiteFile, places: SitePlaces, *, kubernetes: str, release: Digest) -> bool:
+    """Write that `site` with this Kubernetes and release may stand from now on; returns whether that is new.
 
     Raises:
         HostError: it cannot be written.
     """
-    return write_if_changed(places.standing, encode(_of(site, plain(kubernetes))), mode=PRIVATE_FILE)
+    return write_if_changed(places.standing, encode(_of(site, plain(kubernetes), release)), mode=PRIVATE_FILE)
 
 
 def leave(site: SiteFile, places: SitePlaces, name: str) -> None:
@@ -74,7 +81,7 @@ def leave(site: SiteFile, places: SitePlaces, name: str) -> None:
     installed = read_installed(places)
     kubernetes = found.kubernetes or plain(installed.kubernetes if installed is not None else "")
     rest = tuple(machine for machine in found.machines if machine.name != name)
-    left = Standing(format=Standing.FORMAT, kubernetes=kubernetes, pod_cidr=found.pod_cidr, service_cidr=found.service_cidr, machines=rest)
+    left = structs.replace(found, kubernetes=kubernetes, machines=rest)
     write_if_changed(places.standing, encode(left), mode=PRIVATE_FILE)
 
 
@@ -144,10 +151,11 @@ def _way(machine: StandingMachine) -> str:
     return f"restore the site file and run site reset {machine.name} first, then change it and run site init"
 
 
-def _of(site: SiteFile, kubernetes: str) -> Standing:
+def _of(site: SiteFile, kubernetes: str, release: Digest | None) -> Standing:
     return Standing(
         format=Standing.FORMAT,
         kubernetes=kubernetes,
+        release=release,
         pod_cidr=site.network.pod_cidr,
         service_cidr=site.network.service_cidr,
         machines=tuple(_machine(machine) for machine in site.machines),

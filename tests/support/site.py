@@ -22,6 +22,7 @@ from appliance.install.firsttrust import OfferedRoot, read_root
 from appliance.install.initialise import Initialised, accept, offer
 from appliance.install.places import SitePlaces
 from appliance.install.plan import FILES_NEEDED
+from appliance.install.records import Installed
 from appliance.install.sitefile import Machine, SiteFile, parse_site
 from appliance.store import Store, StoredRelease
 from tests.support.simulator import Files, Line, sample_files
@@ -181,6 +182,20 @@ class World:
         link.unlink(missing_ok=True)
         link.symlink_to(folder.name)
         return store.release()
+
+
+def installed_of(release: Digest, *, version: str = "1", kubernetes: str = "v1", by: str = "root") -> Installed:
+    """The record of an installation of `release`."""
+    return Installed(
+        format=Installed.FORMAT,
+        site="harbour",
+        release=release,
+        name="tiny",
+        version=version,
+        kubernetes=kubernetes,
+        at="2026-11-23T06:31:00Z",
+        by=by,
+    )
 
 
 def file_blob(stored: StoredRelease, name: str) -> Digest:

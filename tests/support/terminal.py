@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 ENTER, CTRL_D, CTRL_C = "\n", "\x04", "\x03"
 
@@ -32,7 +33,7 @@ def typed(words: Sequence[str], answers: Sequence[tuple[str, str]], *, env: Mapp
         for question, keys in answers:
             shown += _read_until(master, question)
             if keys == CTRL_C:
-                time.sleep(0.5)  # as a person does: Python keeps a signal between its question and its read until a line comes
+                _until_it_reads(process.pid)  # Python keeps a signal between its question and its read until a line comes
             os.write(master, keys.encode())
         shown += _read_until(master, None)
         return process.wait(timeout=60), shown.replace("\r\n", "\n")
@@ -40,6 +41,15 @@ def typed(words: Sequence[str], answers: Sequence[tuple[str, str]], *, env: Mapp
         process.kill()
         process.wait()
         os.close(master)
+
+
+def _until_it_reads(process: int) -> None:
+    """Wait until that process waits in a read (system call 0), or has ended."""
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{process}").exists() and not Path(f"/proc/{process}/syscall").read_text().startswith("0 0x"):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the command does not read")
+        os.sched_yield()
 
 
 def _read_until(master: int, words: str | None) -> str:

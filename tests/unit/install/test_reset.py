@@ -12,6 +12,7 @@ import pytest
 from appliance.adapters import host
 from appliance.adapters.host import Login
 from appliance.adapters.playbook import PlaybookResult
+from appliance.digests import digest_of
 from appliance.errors import ToolError, VerificationError
 from appliance.install import reset, standing
 from appliance.install.initialise import load_accepted
@@ -25,7 +26,7 @@ class Site:
         self.world = World(folder)
         self.world.init()
         self.places = self.world.places
-        standing.begin(load_accepted(self.places), self.places, kubernetes="v1.36.4")
+        standing.begin(load_accepted(self.places), self.places, kubernetes="v1.36.4", release=digest_of(b"release"))
         self.places.kubeconfig.write_text("x")
         self.away: set[str] = set()
         self.other: set[str] = set()

@@ -22,12 +22,12 @@ from appliance.install.initialise import load_accepted
 from appliance.install.inventory import inventory, variables
 from appliance.install.plan import FILES_NEEDED, check_release, plan, release_inputs
 from appliance.install.readiness import disk_grows, disk_needed, outlook
-from appliance.install.records import Installed, read_installed, write_installed
+from appliance.install.records import read_installed, write_installed
 from appliance.install.releases import newest
 from appliance.install.sitefile import SiteFile
 from appliance.store import Store
 from tests.support.simulator import blob_of, contents_of, file_artifact, sample_files
-from tests.support.site import GIB, SITE_ID, World, file_blob, snapshot
+from tests.support.site import GIB, SITE_ID, World, file_blob, installed_of, snapshot
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ class TestBeforeAnyMachineIsSpokenTo:
     def test_a_release_with_another_kubernetes_than_what_stands_is_refused_before_a_byte_is_hashed(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        world.import_release()
-        standing.begin(load_accepted(world.places), world.places, kubernetes="v1.35.9")
+        stored = world.import_release()
+        standing.begin(load_accepted(world.places), world.places, kubernetes="v1.35.9", release=stored.digest)
         monkeypatch.setattr(run, "verify_blobs", never)
         refused(world, UsageError, r"the release has Kubernetes 1\.36\.4, the cluster that stands has 1\.35\.9")
 
@@ -230,6 +230,34 @@ def test_disk_that_a_newer_release_adds_to_a_node_is_what_the_installed_one_lack
     assert disk_grows(depot, newer, older) == 0
 
 
+def test_a_run_that_was_cut_off_is_not_refused_for_the_room_that_it_took_itself(world: World) -> None:
+    accepted = load_accepted(world.places)
+    older = world.import_release()
+    standing.begin(accepted, world.places, kubernetes="v1.36.4", release=older.digest)
+    write_installed(world.places, installed_of(older.digest))
+    world.line.pass_days(1)
+    grown = sample_files({"a": 10, "image": 50_000})[0]
+    bundle = world.import_release(files=world.line.publish(grown, release=world.line.release("2.0.0"))).bundle
+    newer = replace(bundle, contents={**bundle.contents, ContentClass.IMAGES: bundle.contents[ContentClass.FILES]})
+
+    def grows() -> int:
+        return outlook(accepted, world.places, now=world.line.now, bundle=newer).disk_grows["gpu1"]
+
+    assert grows() > 2 * GIB
+    standing.begin(accepted, world.places, kubernetes="v1.36.4", release=newer.digest)
+    assert grows() == 0
+
+
+def test_an_older_release_that_is_damaged_is_no_reason_to_install_no_other(world: World) -> None:
+    accepted = load_accepted(world.places)
+    older = world.import_release()
+    write_installed(world.places, installed_of(older.digest))
+    world.line.pass_days(1)
+    newer = world.import_release(files=world.line.publish(sample_files({"a": 10})[0], release=world.line.release("2.0.0")))
+    next((older.path / "metadata").glob("*.json")).write_bytes(b"{}")
+    assert outlook(accepted, world.places, now=world.line.now, bundle=newer.bundle).disk_grows["gpu1"] == 0
+
+
 def test_the_outlook_has_no_floor_until_a_release_was_seen(world: World) -> None:
     accepted = load_accepted(world.places)
     assert newest(world.places) is None
@@ -240,19 +268,8 @@ def test_the_outlook_has_no_floor_until_a_release_was_seen(world: World) -> None
 
 def test_what_was_installed_is_written_once_per_release(world: World) -> None:
     stored = world.import_release()
-    record = Installed(
-        format=Installed.FORMAT,
-        site="harbour",
-        release=stored.digest,
-        name="tiny",
-        version="1",
-        kubernetes="v1",
-        at="2026-11-23T06:31:00Z",
-        by="root",
-    )
+    record = installed_of(stored.digest)
     assert read_installed(world.places) is None
     assert write_installed(world.places, record)
-    assert not write_installed(
-        world.places, Installed(**{**{name: getattr(record, name) for name in record.__struct_fields__}, "by": "other"})
-    )
+    assert not write_installed(world.places, installed_of(stored.digest, by="other"))
     assert read_installed(world.places) == record

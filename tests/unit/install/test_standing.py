@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from appliance.digests import Digest
 from appliance.errors import UsageError
 from appliance.install import standing
 from appliance.install.initialise import load_accepted
 from appliance.install.records import Installed, write_installed
-from tests.support.site import SITE, World, snapshot
+from tests.support.site import SITE, World, installed_of, snapshot
 
+RELEASE = Digest("sha256:" + "1" * 64)
 GPU2 = '\n[[machines]]\nname = "gpu2"\naddress = "10.20.0.22"\nroles = ["worker", "gpu"]\n'
 
 
@@ -22,21 +24,12 @@ def world(tmp_path: Path) -> World:
     """A site whose first installation has begun, and whose record was not written yet."""
     found = World(tmp_path, text=SITE + GPU2)
     found.init()
-    standing.begin(load_accepted(found.places), found.places, kubernetes="v1.36.4")
+    standing.begin(load_accepted(found.places), found.places, kubernetes="v1.36.4", release=RELEASE)
     return found
 
 
 def record(kubernetes: str) -> Installed:
-    return Installed(
-        format=Installed.FORMAT,
-        site="harbour",
-        release="sha256:" + "1" * 64,  # type: ignore[arg-type]
-        name="tiny",
-        version="1",
-        kubernetes=kubernetes,
-        at="2026-11-23T06:31:00Z",
-        by="root",
-    )
+    return installed_of(RELEASE, kubernetes=kubernetes)
 
 
 MOVED = ('roles = ["control-plane"]', 'roles = ["worker"]')

@@ -28,12 +28,12 @@ from appliance.install.cluster import own_namespaces, wait_until_well
 from appliance.install.initialise import load_accepted
 from appliance.install.operator import give_kubeconfig, take_kubeconfig
 from appliance.install.placements import ask_placements
-from appliance.install.records import Installed, write_installed
-from appliance.install.runs import KEPT, forget_archives, new_run
+from appliance.install.records import write_installed
+from appliance.install.runs import KEPT, new_run
 from appliance.install.steps import StepReporter
 from appliance.progress import SILENT, Silent
 from tests.support.simulator import Line, blob_of, contents_of, file_artifact
-from tests.support.site import World, site
+from tests.support.site import World, installed_of, site
 
 OURS = frozenset({"kube-system", "kube-flannel"})
 
@@ -194,17 +194,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
     world.init()
     stored = world.import_release()
-    record = Installed(
-        format=Installed.FORMAT,
-        site="harbour",
-        release=stored.digest,
-        name="tiny",
-        version="1",
-        kubernetes="v1",
-        at="2026-11-23T06:31:00Z",
-        by="me",
-    )
-    write_installed(world.places, record)
+    write_installed(world.places, installed_of(stored.digest, by="me"))
 
     def run_on(login: Login, command: list[str], **_: object) -> Outcome:
         if login.name in world.silent:
@@ -371,19 +361,6 @@ def test_what_a_killed_run_left_is_scrubbed_by_the_next_and_its_log_stays(tmp_pa
     new_run(world.places, "install")
     assert [path.name for path in killed.rglob("*")] == ["run.log"]
     assert (killed / "run.log").read_text() == "what it said"
-
-
-def test_only_the_archives_of_the_release_that_stands_are_kept(tmp_path: Path) -> None:
-    places = World(tmp_path).places
-    places.archives.mkdir(parents=True)
-    for name in ("programs-a.tar", "programs-a.tar.sha256", "programs-old.tar", "packages-old.tar", "packages-b.tar"):
-        (places.archives / name).touch()
-    keep = {
-        "appliance_node_programs": {"path": str(places.archives / "programs-a.tar"), "set": "a"},
-        "appliance_packages_archive": str(places.archives / "packages-b.tar"),
-    }
-    assert forget_archives(places, keep=keep) == ("packages-old.tar", "programs-old.tar")
-    assert sorted(path.name for path in places.archives.iterdir()) == ["packages-b.tar", "programs-a.tar", "programs-a.tar.sha256"]
 
 
 def test_models_that_a_node_lacks_are_told_and_those_it_has_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

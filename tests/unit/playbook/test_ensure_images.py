@@ -42,7 +42,7 @@ def test_images_are_pulled_named_and_pinned(tmp_path: Path) -> None:
     done = ensure(tmp_path, systemctl="exit 1")
     assert (done.returncode, done.stdout.split()) == (0, ["registry.k8s.io/pause:3.10", "changed"])
     words = [line.split()[4] for line in (tmp_path / "log").read_text().splitlines()]
-    assert words == ["list", "pull", "tag", "label"]
+    assert words == ["list", "list", "pull", "tag", "label"]
 
 
 def test_a_containerd_that_started_without_its_store_is_started_again(tmp_path: Path) -> None:

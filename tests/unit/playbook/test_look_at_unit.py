@@ -44,9 +44,17 @@ def test_a_process_older_than_a_file_it_read_is_restarted(
     for path, when in ((old, SECONDS - 100), (new, SECONDS + after)):
         path.touch()
         os.utime(path, (when, when))
-    assert JUDGE(shown(**properties), [old, new]) == words
+    assert JUDGE(shown(**properties), [old, new], SECONDS + 3600) == words
 
 
 def test_a_file_that_is_not_there_is_no_silent_yes(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        JUDGE(shown(), [tmp_path / "gone"])
+        JUDGE(shown(), [tmp_path / "gone"], SECONDS + 3600)
+
+
+def test_a_process_that_started_in_what_is_the_future_by_now_is_restarted_once(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.touch()
+    os.utime(old, (SECONDS - 100, SECONDS - 100))
+    assert JUDGE(shown(), [old], SECONDS - 60) == ["restart"]
+    assert JUDGE(shown(), [old], SECONDS + 1) == []

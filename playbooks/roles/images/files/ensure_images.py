@@ -26,17 +26,21 @@ def ctr(*words: str) -> str:
     return done.stdout
 
 
-def present() -> dict[str, tuple[str, bool]]:
-    """Every name containerd knows: the digest it points at, and whether it is pinned."""
+def brought_back() -> bool:
+    """Start a containerd again that met a full disk as it started and goes on without its store; gives whether that was so."""
     try:
-        listed = ctr("list")
+        ctr("list")
     except SystemExit as refusal:
         if "unknown service" not in str(refusal):
             raise
-        # A containerd that met a full disk as it started goes on without its store; only another start brings it back.
-        subprocess.run(["systemctl", "restart", "containerd.service"], check=True)
-        listed = ctr("list")
-    rows = (line.split() for line in listed.splitlines()[1:])
+        subprocess.run(["systemctl", "restart", "containerd.service"], check=False)
+        return True
+    return False
+
+
+def present() -> dict[str, tuple[str, bool]]:
+    """Every name containerd knows: the digest it points at, and whether it is pinned."""
+    rows = (line.split() for line in ctr("list").splitlines()[1:])
     return {row[0]: (row[2], PINNED in row[-1].split(",")) for row in rows}
 
 
@@ -55,11 +59,12 @@ def ensure(reference: str, digest: str, known: dict[str, tuple[str, bool]]) -> b
 def main() -> None:
     """Do all of them; the first failure ends the program when the others have ended."""
     images = json.load(sys.stdin)
+    restarted = brought_back()
     known = present()
     with ThreadPoolExecutor(max_workers=int(sys.argv[2])) as pool:
         futures = [(image["reference"], pool.submit(ensure, image["reference"], image["index"], known)) for image in images]
     changed = [reference for reference, future in futures if future.result()]
-    print("\n".join([*changed, "changed"] if changed else ["unchanged"]))
+    print("\n".join([*changed, "changed" if changed or restarted else "unchanged"]))
 
 
 main()

@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 
-def judge(properties: str, files: Sequence[Path]) -> list[str]:
-    """Return the words for what `systemctl show --timestamp=us+utc` printed."""
+def judge(properties: str, files: Sequence[Path], now: float) -> list[str]:
+    """Return the words for what `systemctl show --timestamp=us+utc` printed at the time `now`."""
     shown = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
     if shown["LoadState"] == "not-found":
         return ["absent"]
     found = ["reload"] if shown["NeedDaemonReload"] == "yes" else []
     if shown["ActiveState"] in {"active", "activating", "reloading"} and shown["ExecMainStartTimestamp"]:
         started = datetime.strptime(shown["ExecMainStartTimestamp"], "%a %Y-%m-%d %H:%M:%S.%f %Z").replace(tzinfo=UTC)
-        if any(path.stat().st_mtime > started.timestamp() for path in files):
+        written = [path.stat().st_mtime for path in files]
+        # A start that lies in the future says nothing of what was written since: the clock was ahead then, or was set back.
+        if started.timestamp() > now or any(moment > started.timestamp() for moment in written):
             found.append("restart")
     return found
 
@@ -34,7 +37,7 @@ def main() -> None:
     """Ask systemd and print the words."""
     wanted = "--property=LoadState,ActiveState,NeedDaemonReload,ExecMainStartTimestamp"
     done = subprocess.run(["systemctl", "show", "--timestamp=us+utc", wanted, sys.argv[1]], capture_output=True, text=True, check=True)
-    print("\n".join(judge(done.stdout, [Path(name) for name in sys.argv[2:]])))
+    print("\n".join(judge(done.stdout, [Path(name) for name in sys.argv[2:]], time.time())))
 
 
 if __name__ == "__main__":
