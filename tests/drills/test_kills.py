@@ -218,7 +218,8 @@ def test_killed_at_random_it_ends_as_if_nobody_had_disturbed_it(place: Place, wo
     seconds, all_of_it = Drill(unkilled).run_once()
     if work != "read":
         shutil.rmtree(place.root / "again")
-    alone = Drill(appliance("store", "list", "--state", place.root / "nowhere")).run_once()[1]
+    place.pin(f"{work}-empty")
+    alone = Drill(appliance("store", "list", "--state", place.root / f"{work}-empty")).run_once()[1]
     drill, rounds = kill_until_done(job(place, work), seconds, seed)
     bound = rounds * all_of_it + drill.kills * (WORKERS * DRILL_CHUNK + alone + SLACK)
     print(

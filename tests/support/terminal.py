@@ -44,12 +44,22 @@ def typed(words: Sequence[str], answers: Sequence[tuple[str, str]], *, env: Mapp
 
 
 def _until_it_reads(process: int) -> None:
-    """Wait until that process waits in a read (system call 0), or has ended."""
+    """Wait until that process waits in a read (system call 0) of its terminal, or has ended."""
     deadline = time.monotonic() + 60
-    while Path(f"/proc/{process}").exists() and not Path(f"/proc/{process}/syscall").read_text().startswith("0 0x"):
+    while not _reads_terminal(Path(f"/proc/{process}")):
         if time.monotonic() > deadline:
             raise TimeoutError("the command does not read")
         os.sched_yield()
+
+
+def _reads_terminal(process: Path) -> bool:
+    try:
+        call, first = (process / "syscall").read_text().split()[:2]
+        return call == "0" and str((process / "fd" / str(int(first, 16))).readlink()).startswith(("/dev/pts/", "/dev/tty"))
+    except ValueError:  # it runs
+        return False
+    except OSError:  # it has ended, or that file was closed meanwhile
+        return not process.exists()
 
 
 def _read_until(master: int, words: str | None) -> str:
