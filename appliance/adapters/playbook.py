@@ -134,6 +134,8 @@ def run_playbook(
             ident="run",
         )
         log = scrub_run(private_data_dir)
+    if runner.status == "canceled":  # Ctrl-C or SIGTERM, which ansible-runner takes to end Ansible first
+        raise KeyboardInterrupt
     if listener.failures or runner.rc != 0:
         raise _explain(name, tuple(listener.failures), code=runner.rc, log=log)
     return PlaybookResult(name=name, changed=listener.counts(), changes=tuple(listener.changes), seconds=time.monotonic() - began, log=log)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.adapters import host
+from appliance.adapters.disk import read_small
 from appliance.adapters.host import HostKey, Login
 from appliance.errors import FormatError, HostError, UsageError, VerificationError
 from appliance.install.inventory import ssh_options
@@ -23,6 +24,7 @@ from appliance.install.places import PRIVATE_FILE, SitePlaces, ensure_private, w
 from appliance.install.sitefile import Machine, Role, SiteFile
 
 _SSH_PORT = 22
+_MAX_EXPECTED = 1024 * 1024
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _CONSOLE = "compare at the machine's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
 
@@ -84,9 +86,9 @@ def read_expected(path: Path) -> dict[str, frozenset[str]]:
         FormatError: another kind of line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HostError(f"{path}: {error}", hint="name a file of lines NAME SHA256:FINGERPRINT") from error
+        text = read_small(path, limit=_MAX_EXPECTED).decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not text", hint="name a file of lines NAME SHA256:FINGERPRINT") from error
     expected: dict[str, set[str]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()

@@ -165,7 +165,7 @@ def parse_site(data: bytes, *, what: str) -> SiteFile:
     """
     try:
         raw = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and arrays in arrays in arrays
         raise FormatError(f"{what}: not TOML: {error}", hint="correct the line that the message names") from error
     _check_format(raw.get("format"), what)
     for table, kind in (("machines", Machine), ("networks", SiteNetwork)):

@@ -18,7 +18,8 @@ _ROLE_WORDS = re.compile(r"[_-]+")
 class StepReporter:
     """Turns task events into a note per machine and role. A play's own tasks (which only include roles) say nothing.
 
-    A role's line is said when the machine begins its next role, or at the end. `width` is the longest machine name.
+    A role's line is said when the machine begins its next role, or at the end; one that failed has said so. `width` is the longest
+    machine name.
     """
 
     progress: Progress
@@ -27,6 +28,7 @@ class StepReporter:
     _since: dict[str, float] = field(default_factory=dict)
     _until: dict[str, float] = field(default_factory=dict)
     _changed: dict[str, int] = field(default_factory=dict)
+    _failed: set[str] = field(default_factory=set)
 
     def __call__(self, event: TaskEvent) -> None:
         """Take one event."""
@@ -39,10 +41,12 @@ class StepReporter:
             self._current[event.host] = step
             self._since[event.host] = time.monotonic() - event.seconds
             self._changed[event.host] = 0
+            self._failed.discard(event.host)
         self._until[event.host] = time.monotonic()
         if event.status is TaskStatus.CHANGED:
             self._changed[event.host] += 1
         if failed:
+            self._failed.add(event.host)
             self.progress.note(f"{event.host:{self.width}}  {step}: {event.task}: {event.status.value}")
 
     def finish(self) -> None:
@@ -53,7 +57,7 @@ class StepReporter:
 
     def _say(self, host: str) -> None:
         step = self._current.get(host)
-        if step is None:
+        if step is None or host in self._failed:
             return
         changed = self._changed[host]
         did = f"{changed} changed" if changed else "as it should be"

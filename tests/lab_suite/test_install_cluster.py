@@ -200,6 +200,15 @@ def test_one_node_is_reset_and_installed_again_while_the_cluster_stands(site: Si
     assert site.lab.exec("cp1", ["systemctl", "show", "--property=InvocationID", "--value", "kubelet"]).stdout == control
 
 
+def test_a_kubelet_that_was_stopped_runs_again_after_an_installation(site: Site) -> None:
+    site.lab.exec("gpu1", ["systemctl", "stop", "kubelet"])
+    done = site.install()
+    assert done.code == 0, done.text
+    assert changes(done.text) == {"bastion": 0, "cp1": 0, "gpu1": 1}
+    assert site.lab.exec("gpu1", ["systemctl", "is-active", "kubelet"]).stdout.strip() == "active"
+    site.well()
+
+
 def test_no_secret_stands_anywhere_but_in_its_own_place(site: Site, tokens: set[str], tmp_path: Path) -> None:
     """After installations, refusals, restarts, a reset: logs, journals, /tmp, state, homes and /etc of all machines."""
     sought = secrets_of(site.lab, site.journey) | {f"join token {number}": token.encode() for number, token in enumerate(sorted(tokens))}

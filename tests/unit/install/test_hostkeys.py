@@ -66,6 +66,8 @@ def test_another_line_among_the_expected_fingerprints_is_refused(tmp_path: Path,
         read_expected(tmp_path / "expected")
     with pytest.raises(HostError):
         read_expected(tmp_path / "none")
+    with pytest.raises(FormatError, match="expected a regular file"):
+        read_expected(Path("/dev/zero"))
 
 
 def test_a_changed_host_key_is_refused_with_machine_expected_and_got() -> None:

@@ -54,6 +54,8 @@ def test_a_one_machine_site_is_valid_and_refused_by_name_at_installation() -> No
         ('roles = ["control-plane"]', 'roles = ["master"]', "machines 2 (cp1)", "roles ="),
         ('roles = ["depot"]', 'roles = ["depot"]\nssh_port = "22"', "machines 1 (depot)", "ssh_port = 22"),
         ('name = "harbour"', 'name = "harbour', "not TOML", "correct the line"),
+        ('name = "harbour"', f"name = {'[' * 5000}{']' * 5000}", "not TOML", "correct the line"),
+        ('name = "harbour"', f"name = {'9' * 5000}", "not TOML", "correct the line"),
     ],
 )
 def test_a_malformed_site_file_is_refused_with_the_field_and_what_to_write(old: str, new: str, message: str, hint: str) -> None:

@@ -339,6 +339,7 @@ def test_a_line_is_said_when_a_machine_has_done_a_step() -> None:
     report.finish()
     assert [line.rpartition(" (")[0] for line in notes.lines] == ["gpu1   containerd: 2 changed", "gpu1   kubernetes node: as it should be"]
     report(event("worker", "join", TaskStatus.FAILED))
+    report.finish()
     assert notes.lines[-1] == "gpu1   worker: join: failed"
 
 

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,6 +100,16 @@ def test_a_failed_task_becomes_cause_next_step_and_log(tmp_path: Path, monkeypat
     assert caught.value.message.startswith("here: Break: ls: cannot access '/no/such/folder'")
     assert caught.value.hint is not None
     assert str(tmp_path / "run" / "run.log") in caught.value.hint
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_a_run_is_not_told_of_a_failed_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    tasks = (
+        '    - name: Look\n      ansible.builtin.command: "true"\n    - name: Long\n      ansible.builtin.wait_for:\n        timeout: 60\n'
+    )
+    monkeypatch.setattr(playbook._Listener, "_take", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, monkeypatch, tasks)
 
 
 def test_a_machine_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
