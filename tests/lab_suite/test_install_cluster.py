@@ -204,7 +204,7 @@ def test_a_kubelet_that_was_stopped_runs_again_after_an_installation(site: Site)
     site.lab.exec("gpu1", ["systemctl", "stop", "kubelet"])
     done = site.install()
     assert done.code == 0, done.text
-    assert changes(done.text) == {"bastion": 0, "cp1": 0, "gpu1": 1}
+    assert done.changed == {"bastion": 0, "cp1": 0, "gpu1": 1}
     assert site.lab.exec("gpu1", ["systemctl", "is-active", "kubelet"]).stdout.strip() == "active"
     site.well()
 
