@@ -17,7 +17,7 @@ BUSY = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/root"
 """Places that every machine writes to by itself while it runs (and where a one-file installer unpacks itself)."""
 INSTALLED = ("/etc", "/usr/local", "/opt", "/var/lib/appliance")
 MADE_ANEW = re.compile(
-    r"/etc/kubernetes/.*\.(crt|key|conf)$|/etc/kubernetes/manifests/|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$|/etc/ld\.so\.cache$"
+    r"/etc/kubernetes/.*\.(crt|key|pub|conf)$|/etc/kubernetes/manifests/|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$|/etc/ld\.so\.cache$"
     r"|/__pycache__/|/var/lib/appliance/(site|log|store\.lock|site\.lock|node\.lock)|\.placement\.json$"
 )
 """Files whose bytes are others each time (keys, passwords, times): their names, types and modes are compared all the same."""
